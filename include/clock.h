@@ -1,0 +1,77 @@
+/* clock.h - how lamina measures: a monotonic clock, deadlines, and the record of spans.
+ *
+ * A span is something one rank did between two moments: a step kind of a slice, a wait for a
+ * message. Spans feed the totals of the closing summary always, and, when recording is on, a buffer
+ * allocated up front that `--timeline` writes out. Recording never allocates: when the buffer is
+ * full later spans are counted and dropped.
+ */
+#ifndef LAMINA_CLOCK_H
+#define LAMINA_CLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Nanoseconds of the monotonic clock; comparable within a host, and across hosts after adding the
+ * offset that topology measures. */
+int64_t clock_now_ns(void);
+
+/* A moment after which a wait gives up. */
+struct deadline {
+    int64_t at_ns;
+};
+struct deadline clock_deadline(double seconds);
+bool clock_expired(struct deadline deadline);
+
+/* What a span was spent on. Names in clock_span_name. */
+enum span_kind {
+    SPAN_COMPUTE,    /* operators of a slice on a model rank */
+    SPAN_SCATTER_Q,  /* handing Q to the wire */
+    SPAN_SCATTER_KV, /* rounding and handing K and V to the wire */
+    SPAN_GATHER_OUT, /* waiting for the attention output */
+    SPAN_GATHER_Q,   /* waiting for Q on an attention rank */
+    SPAN_GATHER_KV,  /* waiting for K and V on an attention rank */
+    SPAN_ATTEND,     /* folding the cache */
+    SPAN_APPEND,     /* writing K and V into the cache */
+    SPAN_REPLY,      /* handing OUT to the wire */
+    SPAN_SAMPLE,     /* choosing tokens */
+    SPAN_HEADER,     /* waiting for the step header */
+    SPAN_BOOKS,      /* the leader's accounting and forming of headers */
+    SPAN_ARRIVED,    /* a message's last byte came; begin = end */
+    SPAN_KINDS
+};
+const char *clock_span_name(enum span_kind kind);
+
+struct span {
+    int64_t begin_ns, end_ns;
+    int64_t n_bytes; /* payload, 0 where there is none */
+    int32_t step;
+    int16_t slice;
+    int16_t slot;
+    int16_t peer;  /* rank in the group, -1 where there is none */
+    uint8_t kind;  /* enum span_kind */
+    uint8_t label; /* operator within SPAN_COMPUTE (enum op), else 0 */
+};
+
+/* Totals since clock_record_open, always kept. */
+struct span_totals {
+    int64_t n_spans[SPAN_KINDS];
+    int64_t busy_ns[SPAN_KINDS];
+    int64_t n_bytes[SPAN_KINDS];
+};
+
+/* Keep up to `n_spans` spans (0: totals only). One recorder a process, used by one thread. */
+void clock_record_open(size_t n_spans);
+void clock_record_close(void);
+
+/* Note where decode stands; spans recorded afterwards carry it. */
+void clock_place(int slot, int step, int slice);
+
+/* Record a span of `kind` from `begin_ns` to now. Returns now, for the span behind it. */
+int64_t clock_span(enum span_kind kind, int label, int peer, int64_t n_bytes, int64_t begin_ns);
+
+/* Views, valid until clock_record_close. */
+const struct span_totals *clock_totals(void);
+const struct span *clock_spans(size_t *n_spans, size_t *n_dropped);
+
+#endif

@@ -1,0 +1,50 @@
+/* model.h - what a model file says of its architecture, and the families that write graphs.
+ *
+ * A family is one row of a table: the architecture's name in the file, how its hyperparameters are
+ * read, and the function that writes the graph. It knows weight names and nothing of ranks.
+ */
+#ifndef LAMINA_MODEL_H
+#define LAMINA_MODEL_H
+
+#include <stdbool.h>
+
+#include "check.h"
+#include "gguf.h"
+#include "graph.h"
+
+/* Hyperparameters, from the file. */
+struct model {
+    const struct model_family *family;
+    char name[128]; /* general.name, or the file's name; escaped for printing */
+    int n_layers;
+    int hidden; /* columns of the residual stream */
+    int ffn;    /* columns between gate/up and down */
+    int n_heads, n_kv_heads, head_dim;
+    int vocabulary; /* tokens */
+    int context;    /* tokens the model was made for */
+    int n_rotated;  /* rope: leading dimensions of a head that turn */
+    float norm_eps;
+    float rope_base;
+    float rope_scale;  /* linear scaling of positions, 1 = none */
+    bool rope_factors; /* the file has rope_freqs.weight */
+    bool tied;         /* no output.weight: the head is the embedding */
+};
+
+struct model_family {
+    const char *architecture; /* general.architecture */
+    void (*write)(struct graph *graph, const struct model *model);
+};
+
+/* Read and check hyperparameters; products that overflow, heads that do not divide, unsupported
+ * architectures and features (experts, yarn, ...) are the user's fault, named with what is
+ * supported. */
+bool model_read(struct model *model, const struct gguf *gguf, struct fault *fault);
+
+/* Write the whole model: embedding to sampling. */
+void model_write_graph(struct graph *graph, const struct model *model);
+
+void family_llama_write(struct graph *graph, const struct model *model);
+void family_qwen2_write(struct graph *graph, const struct model *model);
+void family_qwen3_write(struct graph *graph, const struct model *model);
+
+#endif

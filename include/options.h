@@ -1,0 +1,120 @@
+/* options.h - the command line: one struct, one table.
+ *
+ * Every option of every command is one row of a table in options.c: name, letter, group, argument,
+ * default, help, which commands take it, where it goes. Help texts and refusals are printed from
+ * the table. Options whose part is not built yet are rows too, refused by name. Sizes are `512M`,
+ * `40G` (powers of 1024), durations `90`, `90s`, `10m`, `1h30m`, `D-HH:MM:SS`, lists and ranges
+ * `1,8,32`, `512-8192*2`, `1-9+2`.
+ */
+#ifndef LAMINA_OPTIONS_H
+#define LAMINA_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "check.h"
+#include "log.h"
+
+enum command { COMMAND_GENERATE, COMMAND_SLICES, COMMAND_INSPECT, COMMANDS };
+
+enum role_wish { ROLE_WISH_AUTO, ROLE_WISH_MODEL, ROLE_WISH_ATTENTION };
+enum kv_type { KV_F32, KV_F16, KV_BF16 };
+enum output_order { OUTPUT_COMPLETION, OUTPUT_INPUT };
+enum input_order { ORDER_INPUT, ORDER_LONGEST };
+enum isa_wish { ISA_WISH_AUTO, ISA_WISH_PLAIN, ISA_WISH_AVX2, ISA_WISH_AVX512 };
+
+/* "f32", "f16", "bf16". */
+const char *kv_type_name(enum kv_type type);
+
+/* Everything typed. Strings are borrowed from argv. -1 and NULL mean "not given: derive it". */
+struct options {
+    enum command command;
+
+    /* files */
+    const char *model;        /* -m; for inspect and slices also the operand */
+    const char *const *input; /* -i, (n_inputs) */
+    int n_inputs;
+    const char *output; /* -o; "-" is stdout */
+    const char *errors; /* --errors: failed requests go here */
+    bool resume, overwrite, retry_failed, strict;
+    enum output_order output_order;
+    enum input_order order;
+
+    /* text and sampling defaults (a request's body comes first) */
+    bool chat;                 /* plain prompts become user messages */
+    const char *system;        /* system message for --chat */
+    const char *chat_template; /* name of a recognised template, instead of the file's */
+    float temperature, top_p, min_p;
+    int top_k;
+    float presence_penalty, frequency_penalty, repetition_penalty;
+    int max_tokens; /* -1: the rest of the context */
+    int min_tokens;
+    bool ignore_eos;
+    uint64_t seed;
+
+    /* layout */
+    int model_ranks, attention_ranks; /* -1: derived */
+    enum role_wish role;
+    int heads, sequences; /* --partition; -1: derived */
+    int slots;            /* 1 or 2; -1: derived */
+    int threads;          /* -1: derived */
+    enum kv_type kv_type;
+    bool q_first;
+    double deadline_s;
+    enum isa_wish isa;  /* --cpu-isa */
+    bool wire_progress; /* --wire-progress: drive messages while computing */
+
+    /* memory and batch */
+    int64_t kv_memory; /* bytes per attention rank; -1: derived */
+    int64_t kv_tokens; /* tokens per group; -1: derived */
+    int max_batch;     /* sequences per slot; -1: derived */
+    int max_rows;      /* rows per slot and step; -1: derived */
+    int context;       /* tokens; -1: the model's */
+
+    /* talk */
+    enum log_level log_level;
+    bool log_json;
+    double progress_interval_s; /* -1: 5 s for a minute, then 60 s */
+    const char *status;         /* --status FILE */
+    const char *timeline;       /* --timeline FILE.json */
+    bool dry_run;
+    bool dot; /* slices --dot */
+};
+
+/* Parse argv (argv[1] is the command). False with a fault for anything unknown, malformed, out of
+ * range or not built yet. `--help` and `--version` are handled by the caller through options_wants.
+ */
+bool options_parse(struct options *options, int argc, char **argv, struct fault *fault);
+
+/* What main prints instead of running anything. */
+enum options_wish { OPTIONS_RUN, OPTIONS_HELP, OPTIONS_COMMAND_HELP, OPTIONS_VERSION };
+enum options_wish options_wants(int argc, char **argv, enum command *command);
+
+/* Help texts, generated from the table: all commands, or one command with its options in groups. */
+void options_print_help(FILE *out);
+void options_print_command_help(enum command command, FILE *out);
+
+const char *command_name(enum command command);
+
+/* A hash over all that must be equal on every rank of a job: every option but --role. */
+uint64_t options_hash(int argc, char **argv);
+
+/* What the environment says; NULL or -1 when it does not. The only place that reads it. */
+struct environment {
+    int omp_threads;                                   /* OMP_NUM_THREADS */
+    int slurm_cpus_per_task;                           /* SLURM_CPUS_PER_TASK */
+    int slurm_tasks;                                   /* SLURM_NTASKS */
+    int64_t slurm_mem_node_bytes, slurm_mem_cpu_bytes; /* SLURM_MEM_PER_NODE, SLURM_MEM_PER_CPU */
+    bool launched;                                     /* by mpirun, srun or another launcher */
+};
+void environment_read(struct environment *environment);
+
+/* Parsers of values, shared with request files and jobs. False leaves *out untouched. */
+bool parse_size(const char *text, int64_t *bytes);
+bool parse_duration(const char *text, double *seconds);
+bool parse_int(const char *text, int64_t least, int64_t most, int64_t *out);
+bool parse_real(const char *text, double least, double most, double *out);
+
+#endif

@@ -1,0 +1,72 @@
+/* tokenizer.h - text to tokens and back, from the vocabulary inside a GGUF file.
+ *
+ * Two models: byte-level BPE (`tokenizer.ggml.model` = gpt2) with the pre-tokenizer that
+ * `tokenizer.ggml.pre` names, and SPM merging by score with byte fallback (= llama). An unknown
+ * name is the user's fault, never a guess. A tokenizer is used by one thread at a time.
+ */
+#ifndef LAMINA_TOKENIZER_H
+#define LAMINA_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "check.h"
+#include "gguf.h"
+
+struct tokenizer;
+
+/* A growing list of tokens; zero-initialise, release with free(ids.id). */
+struct token_list {
+    int32_t *id;
+    size_t n, capacity;
+};
+
+/* Build from the vocabulary of `gguf`, which must stay open as long as the tokenizer. */
+bool tokenizer_open(struct tokenizer **tokenizer, const struct gguf *gguf, struct fault *fault);
+void tokenizer_close(struct tokenizer *tokenizer);
+
+int tokenizer_n_tokens(const struct tokenizer *tokenizer);
+
+/* Append the tokens of `n_bytes` of UTF-8 text (any bytes, U+0000 included) to `list`. With
+ * `parse_special` control and user-defined tokens written in the text are recognised, else they are
+ * ordinary text. No BOS or EOS is added. False with a fault when the text is not valid UTF-8 or a
+ * regular expression ran into its limits. */
+bool tokenizer_encode(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
+                      bool parse_special, struct token_list *list, struct fault *fault);
+
+/* BOS id when the model file asks for one to be added, else -1; likewise EOS appended to prompts.
+ */
+int32_t tokenizer_bos(const struct tokenizer *tokenizer);
+int32_t tokenizer_eos_appended(const struct tokenizer *tokenizer);
+
+/* Ids that end a generation: eos, eot, eom as the file declares or names them; *n of them, a view.
+ */
+const int32_t *tokenizer_stop_ids(const struct tokenizer *tokenizer, size_t *n);
+
+/* True for control tokens, which skip_special_tokens leaves out of the text. */
+bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
+
+/* The id of a token written exactly so in the vocabulary (after byte mapping), or -1. */
+int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n_bytes);
+
+/* The bytes of one token as it stands in running text, a view valid until tokenizer_close. They
+ * need not be whole UTF-8 characters. Control tokens give their written form. */
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *n_bytes);
+
+/* Joins pieces into valid UTF-8 as tokens come: an incomplete character is held back until it is
+ * whole, an impossible byte becomes U+FFFD. Zero-initialise; text_stream_close releases. */
+struct text_stream {
+    char *text; /* valid UTF-8 so far, NUL-terminated */
+    size_t n_bytes, capacity;
+    char held[4]; /* the beginning of a character */
+    int n_held;
+    bool skip_special; /* leave control tokens out */
+    bool started;      /* SPM: the first piece loses its leading space */
+};
+void text_stream_push(struct text_stream *stream, const struct tokenizer *tokenizer, int32_t id);
+/* No more tokens will come: what is held back becomes U+FFFD. */
+void text_stream_end(struct text_stream *stream);
+void text_stream_close(struct text_stream *stream);
+
+#endif
