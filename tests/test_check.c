@@ -1,9 +1,11 @@
 /* Faults keep the first message, sizes multiply with care, foreign text is escaped. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "check.h"
 #include "log.h"
