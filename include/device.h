@@ -1,0 +1,205 @@
+/* device.h - the first seam: what a processor computes.
+ *
+ * One table of operators, one instance a processor (device_cpu; CUDA's lives in cuda/). Decode sees
+ * only this page. Calls enqueue work in order; on the CPU they return when it is done. All
+ * operators but attend treat rows independently: a row's result never depends on which rows stand
+ * beside it.
+ *
+ * One definition per sum (docs/design.md section 6). Every float sum has one order, the same for
+ * plain C, AVX2 and AVX-512, for any number of rows, threads and ranks. fma(a, b, c) is one
+ * rounding. matmul      y = 0; for k rising: y = fma(x[k], w[k], y); then y + bias. w is the
+ * unpacked weight. lane sum    element k goes to lane k mod 16; each lane is a chain in rising k;
+ * then lane l += lane l+8, += l+4, += l+2, += l+1. norm: chain of fma(x, x, .); attention scores:
+ * chain of fma(q, k, .), times scale; softmax sums: chain of additions. attention   blocks of 64
+ * absolute positions in order: m = max of scores, p = exp(score - m), s = lane sum of p, a[d] =
+ * chain of fma(p, v[d], .) in rising position. A block is folded into its span (8 blocks, 512
+ * positions) and a finished span into the row's result, both by M = max(m1, m2), c1 = exp(m1 - M),
+ * c2 = exp(m2 - M), s = fma(s1, c1, s2 * c2), a = fma(a1, c1, a2 * c2); into an empty state it is
+ * copied. Output a * (1 / s). vocabulary  tiles of 1024 ids in order: m = max, s = lane sum of
+ * exp(l - m); tiles folded as above. exp is exp16 of cpu_kernels.inc; sin, cos and log are computed
+ * in double and rounded once.
+ */
+#ifndef LAMINA_DEVICE_H
+#define LAMINA_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "check.h"
+#include "quant.h"
+#include "sampling.h"
+
+enum { PAGE_TOKENS = 64, SPAN_BLOCKS = 8, VOCABULARY_TILE = 1024 };
+
+enum element { ELEMENT_F32, ELEMENT_F16, ELEMENT_BF16, ELEMENT_I32 };
+size_t element_bytes(enum element element);
+
+struct device; /* one processor, opened */
+struct buffer; /* device memory, opaque */
+struct weight; /* a tensor in the device's own layout, opaque */
+
+/* Part of a buffer seen as (rows, columns), columns innermost, `stride` elements from row to row.
+ */
+struct value {
+    struct buffer *buffer;
+    size_t offset; /* bytes */
+    int columns, stride;
+    enum element element;
+};
+
+/* A tensor as the model file stores it: (rows, columns), columns innermost. Borrowed by load. */
+struct tensor {
+    const char *name;
+    enum quant type;
+    int rows, columns;
+    const void *data;
+};
+
+/* Rows of one sequence that stand together, in rising position. */
+struct chunk {
+    int first_row, n_rows;
+    int first_position;
+    const int32_t
+        *page; /* page of each 64 positions of the sequence; NULL on a rank without its KV */
+};
+
+/* What is wanted of one picked row: a token, or only the scores of a token that is known. */
+struct sample_wish {
+    const struct sampling *sampling;
+    int32_t sequence; /* handle: row of the token history */
+    int32_t position; /* of the token to be chosen; the history is valid below it */
+    int32_t n_prompt; /* tokens of the history that belong to the prompt */
+    int32_t known_id; /* score this id and choose nothing; -1: choose */
+};
+
+/* One step of one slot as its header says it. Host arrays, valid until the slot's next step. */
+struct rows {
+    int slot, step;
+    int n_rows;
+    const int32_t *id; /* (n_rows) token, or -1 - r: the token of picked row r one step before */
+    const int32_t *position; /* (n_rows) */
+    const int32_t *sequence; /* (n_rows) handle */
+    int n_chunks;
+    const struct chunk *chunk;
+    int n_picked;
+    const int32_t *picked;          /* (n_picked) row of each, rising */
+    const struct sample_wish *wish; /* (n_picked) */
+};
+
+/* Rotation of heads by position. */
+struct rope_shape {
+    int n_heads, head_dim, n_rotated;
+    bool interleaved;
+};
+
+/* The KV cache of one rank: (layers, pages, kv heads, K|V, 64 tokens, head_dim). */
+struct kv_cache {
+    struct buffer *buffer;
+    int n_layers, n_pages, n_kv_heads, head_dim;
+    enum element element;
+};
+
+/* Attention of one layer over the heads this rank holds. */
+struct attend_shape {
+    int layer, n_heads, n_kv_heads, head_dim;
+    float scale;
+};
+
+/* The fold can stop before the block that holds a chunk's first new position, and go on later. */
+enum attend_part {
+    ATTEND_CACHED, /* fold the blocks before it; the open state is kept in the slot's fold */
+    ATTEND_REST,   /* go on from there to the end and write the output */
+    ATTEND_WHOLE,  /* both at once */
+};
+
+/* Sizes that are known when the loop starts; nothing is allocated after prepare. */
+struct device_limits {
+    int n_slots;
+    int max_rows;                      /* rows of a slot and step */
+    int max_picked;                    /* picked rows of a slot and step */
+    int max_sequences;                 /* handles, all slots */
+    int context;                       /* tokens of a sequence */
+    int vocabulary;                    /* 0 on a rank that does not sample */
+    int n_heads, n_kv_heads, head_dim; /* attention held here; 0 on a rank without */
+};
+
+struct device_options {
+    int n_threads;
+    int isa;                  /* enum isa_wish: 0 lets the device choose */
+    void (*progress)(void *); /* called by the opening thread inside long operators, or NULL */
+    void *progress_argument;
+};
+
+struct device_ops {
+    const char *name; /* "cpu" */
+
+    /* False with a fault when the processor is not there or lacks what was asked for. */
+    bool (*open)(struct device **device, const struct device_options *options, struct fault *fault);
+    void (*prepare)(struct device *device, const struct device_limits *limits);
+    void (*close)(struct device *device);
+    /* One line for people: model, threads, instruction set. Valid until close. */
+    const char *(*describe)(const struct device *device);
+
+    /* Zeroed memory. */
+    struct buffer *(*alloc)(struct device *device, size_t n_bytes);
+    void (*release)(struct device *device, struct buffer *buffer);
+    void (*upload)(struct device *device, struct buffer *to, size_t offset, const void *from,
+                   size_t n_bytes);
+    void (*download)(struct device *device, void *to, struct buffer *from, size_t offset,
+                     size_t n_bytes);
+    /* The buffer's address where the host can read and write it, else NULL. */
+    void *(*host)(struct buffer *buffer);
+    /* A value is ready for scatter when all that was enqueued before its seal is done (rule 5). */
+    void (*seal)(struct device *device, const struct value *value);
+
+    /* Bring a tensor into the device's own layout. `data` may be released afterwards. */
+    struct weight *(*load)(struct device *device, const struct tensor *tensor);
+    void (*unload)(struct device *device, struct weight *weight);
+    /* Sines and cosines of positions 0..n_positions-1: frequency i is base^(-2i/n_rotated) /
+     * factor[i] (factor NULL: 1), times scale. Computed in double. Released with unload. */
+    struct weight *(*load_rope)(struct device *device, int n_rotated, double base, double scale,
+                                const float *factor, int n_positions);
+
+    /* Operators. Shapes: rows as in `rows`, columns as in the values. out never overlaps an input.
+     */
+    void (*embed)(struct device *device, const struct rows *rows, struct value out,
+                  const struct weight *table);
+    void (*norm)(struct device *device, int n_rows, struct value out, struct value x,
+                 const struct weight *weight, float eps);
+    void (*matmul)(struct device *device, int n_rows, struct value out, struct value x,
+                   const struct weight *weight, const struct weight *bias);
+    void (*rope)(struct device *device, const struct rows *rows, struct value out, struct value x,
+                 struct rope_shape shape, const struct weight *table);
+    void (*add)(struct device *device, int n_rows, struct value out, struct value a,
+                struct value b);
+    void (*swiglu)(struct device *device, int n_rows, struct value out, struct value gate,
+                   struct value up);
+    void (*pick)(struct device *device, const struct rows *rows, struct value out, struct value x);
+
+    /* K and V (rows, n_kv_heads * head_dim), rounded to out's type: out (rows, n_kv_heads, 2,
+     * head_dim). */
+    void (*pack_kv)(struct device *device, int n_rows, struct value out, struct value k,
+                    struct value v, int head_dim);
+    /* Write packed rows into their pages. */
+    void (*append_kv)(struct device *device, const struct rows *rows, const struct kv_cache *cache,
+                      int layer, struct value kv);
+    /* q (rows, n_heads * head_dim) -> out, the same shape. Row at position p sees positions 0..p.
+     */
+    void (*attend)(struct device *device, const struct rows *rows, const struct kv_cache *cache,
+                   struct attend_shape shape, enum attend_part part, struct value q,
+                   struct value out);
+
+    /* logits (picked rows, vocabulary) -> tokens of the slot's step, kept on the device for the
+     * next embed; score (n_picked, 1 + SAMPLING_MAX_LOGPROBS) is filled for wishes with n_logprobs
+     * >= 0. The history holds every id that embed saw. */
+    void (*sample)(struct device *device, const struct rows *rows, struct value logits);
+    /* Wait for the sample of `step` (the slot's last or the one before) and copy its tokens and
+     * scores. */
+    void (*take_tokens)(struct device *device, int slot, int step, int n_picked, int32_t *token,
+                        struct token_score *score);
+};
+
+extern const struct device_ops device_cpu;
+
+#endif
