@@ -1,0 +1,114 @@
+/* batch.h - who is in a slot's next step, and where: step headers, and what every rank makes of
+ * them.
+ *
+ * The leader forms one header a slot and step, one step ahead; it is all that other ranks learn of
+ * the job. Each rank turns a header into its own rows (a model rank: all; an attention rank: those
+ * of the sequences it owns) and the fans that name its peers' shares. Rows are sorted by owner, so
+ * that a peer's share of a value is one rectangle.
+ *
+ * Header t+1 is formed at the end of step t, when the tokens of t-1 are known and those of t may
+ * still be on the device: a decode row's input is a token id, or "picked row r of this slot's step
+ * before".
+ */
+#ifndef LAMINA_BATCH_H
+#define LAMINA_BATCH_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "desk.h"
+#include "device.h"
+#include "kv.h"
+#include "schedule.h"
+#include "topology.h"
+#include "wire.h"
+
+/* Sizes all ranks agree on before the loop. */
+struct batch_limits {
+    int n_slots;
+    int max_batch;                     /* sequences a slot */
+    int max_rows;                      /* rows a slot and step */
+    int max_picked;                    /* picked rows a slot and step; >= max_batch */
+    int context;                       /* tokens a sequence */
+    int n_owners;                      /* sequences are spread over so many */
+    int n_pages;                       /* of each owner */
+    int n_heads, n_kv_heads, head_dim; /* of the model's attention */
+};
+
+/* One chunk as the header says it. */
+struct header_chunk {
+    int32_t sequence, owner, first_position, n_rows;
+};
+/* A row whose logits are wanted; known_id as in struct sample_wish. */
+struct header_pick {
+    int32_t row, known_id;
+};
+
+/* A header in memory; the arrays hold as many as batch_limits allow. */
+struct header {
+    int32_t step;
+    bool last; /* no step of this slot follows; this one has no rows */
+    int n_released, n_chunks, n_rows, n_picked;
+    int32_t *released;          /* sequences whose pages are given back before this step */
+    struct header_chunk *chunk; /* sorted by owner */
+    int32_t *id;                /* (n_rows) as in struct rows */
+    struct header_pick *pick;   /* (n_picked), rising rows */
+};
+void header_open(struct header *header, const struct batch_limits *limits);
+void header_close(struct header *header);
+/* Bytes on the wire, and the most a header can have. */
+size_t header_most_bytes(const struct batch_limits *limits);
+size_t header_write(const struct header *header, void *bytes);
+/* REQUIREs that the bytes are a header within the limits. */
+void header_read(struct header *header, const struct batch_limits *limits, const void *bytes,
+                 size_t n_bytes);
+
+/* A slot's current step on this rank. */
+struct slot {
+    struct rows rows;
+    bool last;
+    struct fan q, kv, out; /* shares by peer, of values as they lie on this rank */
+    /* storage behind them */
+    int32_t *id, *position, *sequence, *picked;
+    struct chunk *chunk;
+    struct sample_wish *wish;
+    struct block *q_block, *kv_block;
+};
+
+/* What the leader counts for the status line and the summary. */
+struct batch_counts {
+    int64_t n_steps, n_rows, n_prompt_rows, n_decode_rows, n_wasted_rows;
+    int64_t n_preemptions, n_tokens;
+    int n_running, n_waiting;
+    int n_pages_used, n_pages_peak, n_pages; /* over all owners */
+};
+
+struct batch;
+
+struct batch_options {
+    struct batch_limits limits;
+    const struct topology *topology;
+    struct control *control;             /* NULL in a world of one */
+    struct desk *desk;                   /* the leader's, NULL elsewhere */
+    const struct device_ops *device_ops; /* the leader's, to take tokens */
+    struct device *device;
+    const volatile sig_atomic_t *stop; /* non-zero: stop at a step boundary */
+    void (*tick)(void *);              /* leader, once a step: progress lines; may be NULL */
+    void *tick_argument;
+};
+
+void batch_open(struct batch **batch, const struct batch_options *options);
+/* The leader forms and sends the first header of every slot. */
+void batch_start(struct batch *batch);
+void batch_close(struct batch *batch);
+
+/* Take the slot's next header and make rows and fans of it. Returns the slot. */
+struct slot *batch_begin(struct batch *batch, int slot);
+/* End of the slot's step on this rank: the leader completes the tokens of the step before and sends
+ * the header of the next. */
+void batch_end(struct batch *batch, int slot);
+
+struct batch_counts batch_counts(const struct batch *batch);
+
+#endif

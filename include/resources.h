@@ -1,0 +1,33 @@
+/* resources.h - what a rank may use of its host: processors and memory. */
+#ifndef LAMINA_RESOURCES_H
+#define LAMINA_RESOURCES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "options.h"
+#include "topology.h"
+
+struct resources {
+    int n_cpus;      /* in this rank's affinity mask */
+    int n_sharing;   /* ranks of this host with the same mask, this one included */
+    int n_host_cpus; /* online */
+    int n_threads;   /* to use */
+    const char
+        *threads_from;    /* "--threads", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "affinity" */
+    int64_t memory_bytes; /* this rank's part of what the host, cgroup and Slurm allow, less 10 % */
+    const char *memory_from;
+};
+
+/* Collective over the group: masks are compared over the ranks of each host. Threads: --threads,
+ * else OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else the mask shared among ranks with the same
+ * mask. */
+void resources_find(struct resources *resources, const struct options *options,
+                    const struct environment *environment, const struct topology *topology);
+
+/* Bytes the smallest of cgroup v1/v2 limit, Slurm's limits and MemAvailable leaves on this host;
+ * *from names it. `roots` stands in front of /proc and /sys (tests); "" is the host's. */
+int64_t resources_host_memory(const struct environment *environment, const char *root,
+                              const char **from);
+
+#endif

@@ -1,0 +1,38 @@
+/* schedule.h - the one list of turns that every rank walks (docs/design.md section 4). Pure: no
+ * MPI, no device, no clock.
+ *
+ * A turn is (slot, step, slice). Phases are counted, not slices: phase = step * n_gaps + slice, so
+ * the last slice of a step and the first of the next share a phase and are consecutive turns. The
+ * list is ordered by (phase, slot); with two slots they are staggered: while the attention ranks
+ * serve one, the model rank computes the other. A slot leaves the list after the step that
+ * schedule_stop names.
+ */
+#ifndef LAMINA_SCHEDULE_H
+#define LAMINA_SCHEDULE_H
+
+#include <stdbool.h>
+
+enum { SCHEDULE_MAX_SLOTS = 2 };
+
+struct turn {
+    int slot, step, slice;
+};
+
+struct schedule {
+    int n_slots, n_gaps; /* slices of a step: n_gaps + 1 */
+    int phase, slot;     /* the next to look at */
+    bool closed;         /* the slot's step before has had its last slice in this phase */
+    int n_steps_done[SCHEDULE_MAX_SLOTS];
+    int last_step[SCHEDULE_MAX_SLOTS]; /* -1: not known yet */
+};
+
+/* `n_gaps` 0 is the colocated program: one slice a step, a phase a step. */
+void schedule_open(struct schedule *schedule, int n_slots, int n_gaps);
+
+/* The next turn; false when every slot has stopped. */
+bool schedule_next(struct schedule *schedule, struct turn *turn);
+
+/* No step of `slot` follows `step`, which is the current one or later. */
+void schedule_stop(struct schedule *schedule, int slot, int step);
+
+#endif

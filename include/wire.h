@@ -1,0 +1,107 @@
+/* wire.h - the second seam: how bytes reach a peer.
+ *
+ * Messages are named by what they carry; the enum is the whole protocol (and gives MPI its tags). A
+ * value is scattered or gathered as a fan of blocks, one a peer: rows by owner of the sequence,
+ * columns by head. One call covers all peers, so that an implementation can group them or write to
+ * all from one kernel. Two calls for the same pair and direction keep their order.
+ *
+ * Rules (docs/design.md section 4): every message has one place in the list of turns; OUT from a
+ * peer acknowledges the Q and KV sent to it; every wait has a deadline and a name, and on expiry
+ * the job ends saying rank, role, slot, layer, message and peer.
+ */
+#ifndef LAMINA_WIRE_H
+#define LAMINA_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "check.h"
+#include "device.h"
+
+enum message {
+    MESSAGE_STEP, /* leader to all: the step header (host bytes) */
+    MESSAGE_Q,    /* model to attention: queries, (rows, heads x head_dim) */
+    MESSAGE_KV,   /* model to attention: packed K and V, (rows, kv heads x 2 x head_dim) */
+    MESSAGE_OUT,  /* attention to model: attention output, shaped as Q */
+    MESSAGES
+};
+const char *message_name(enum message message);
+
+/* One peer's share of a value, in rows and columns of the value as it lies on this rank. */
+struct block {
+    int peer; /* rank in the group */
+    int row, n_rows, column, n_columns;
+};
+struct fan {
+    int n_blocks;
+    const struct block *block;
+};
+
+/* A message this rank will receive in every slot, so that receives can be posted ahead. */
+struct incoming {
+    enum message message;
+    int lane; /* index among the attention nodes of a gap */
+    int peer;
+    size_t most_bytes;
+};
+/* Likewise one it will send. */
+struct outgoing {
+    enum message message;
+    int lane;
+    int peer;
+    size_t most_bytes;
+};
+
+struct wire_options {
+    int comm; /* MPI_Comm_c2f of the group's communicator */
+    int rank;
+    int n_slots;
+    double deadline_s;
+    bool progress; /* false: wire->progress does nothing (to measure what it is worth) */
+    const struct device_ops *device; /* for values that are not in host memory */
+    int n_incoming, n_outgoing;
+    const struct incoming *incoming;
+    const struct outgoing *outgoing;
+};
+
+/* What a call belongs to. */
+struct address {
+    enum message message;
+    int slot, layer, lane;
+};
+
+struct wire;
+
+struct wire_ops {
+    const char *name; /* "mpi" */
+    bool total_order; /* needs one message order on all ranks; replies are mirrored */
+    bool capturable;  /* may sit inside a CUDA graph */
+    bool (*open)(struct wire **wire, const struct wire_options *options, struct fault *fault);
+    /* Send the value as sealed; waits for no receiver. Returns payload bytes. */
+    size_t (*scatter)(struct wire *wire, struct address address, const struct value *value,
+                      const struct fan *fan);
+    /* Compute enqueued afterwards sees the bytes. Returns payload bytes. */
+    size_t (*gather)(struct wire *wire, struct address address, const struct value *value,
+                     const struct fan *fan);
+    /* Drive outstanding messages; cheap, callable from inside long operators. Takes a struct wire.
+     */
+    void (*progress)(void *wire);
+    /* Wait until everything sent has left. */
+    void (*drain)(struct wire *wire);
+    void (*close)(struct wire *wire);
+};
+
+extern const struct wire_ops wire_mpi;
+
+/* Step headers: small host messages from the leader to every other rank, always over MPI whatever
+ * carries the values. `most_bytes` bounds a header. */
+struct control;
+struct control *control_open(const struct wire_options *options, int n_ranks, size_t most_bytes);
+/* Leader: send `n_bytes` for `slot` to all other ranks; the bytes are copied. */
+void control_post(struct control *control, int slot, const void *data, size_t n_bytes);
+/* Others: take the next header of `slot`; returns its size. */
+size_t control_take(struct control *control, int slot, void *data);
+void control_close(struct control *control);
+
+#endif

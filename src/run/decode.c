@@ -1,0 +1,224 @@
+/* decode.c - the story: one list of turns, and each rank's half of every turn.
+ *
+ * Rules that make it correct (docs/design.md section 4):
+ *   1. One list of turns pairs every send with its receive; tags only check it.
+ *   2. Every message has one place in the list: Q, KV and OUT of a turn, the header at a step's
+ * first.
+ *   3. The reply is the acknowledgement: OUT from a peer frees the Q and KV sent to it.
+ *   4. Nothing in the loop allocates, reads the environment, or waits on the host, but for taking a
+ * header that is already here, and the MPI wire by nature.
+ *   5. Values are ready when sealed: a scatter waits for the value's seal, not for later compute.
+ * Both roles stand in this file, so that every send faces its receive.
+ */
+#include "decode.h"
+
+#include <stdlib.h>
+
+#include "check.h"
+#include "clock.h"
+#include "memory.h"
+
+struct decode {
+    struct decode_options options;
+    struct schedule schedule;
+    struct memory memory;
+};
+
+static struct attend_shape shape_of(const struct decode *d, int layer) {
+    const struct service *service = d->options.service;
+    return (struct attend_shape){layer, d->memory.n_heads, d->memory.n_kv_heads, service->head_dim,
+                                 service->scale};
+}
+
+/* ---- a turn on a model rank -------------------------------------------------------------------
+ */
+
+static void pack(struct decode *d, const struct slot *slot, const struct node *node,
+                 const struct lane *lane) {
+    const struct decode_options *o = &d->options;
+    const struct arena *arena = &d->memory.arena[slot->rows.slot];
+    o->device_ops->pack_kv(o->device, slot->rows.n_rows, lane->kv,
+                           memory_value(o, arena, node->input[1]),
+                           memory_value(o, arena, node->input[2]), o->service->head_dim);
+}
+
+/* Colocated: the attention node runs here, on KV rounded exactly as it would have been sent. */
+static void attend_here(struct decode *d, const struct slot *slot, int at) {
+    const struct decode_options *o = &d->options;
+    const struct node *node = &o->program->graph->node[at];
+    const struct arena *arena = &d->memory.arena[slot->rows.slot];
+    struct lane *lane = memory_lane(&d->memory, slot->rows.slot, 0);
+    int layer = node->as.attention.layer;
+    pack(d, slot, node, lane);
+    o->device_ops->append_kv(o->device, &slot->rows, &d->memory.cache, layer, lane->kv);
+    o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape_of(d, layer),
+                          ATTEND_WHOLE, memory_value(o, arena, node->input[0]),
+                          memory_value(o, arena, at));
+}
+
+/* Which of the gap's attention nodes `node` is. */
+static int lane_index(const struct slice *slice, int node) {
+    for (int lane = 0; lane < slice->n_attention; lane++) {
+        if (slice->attention[lane] == node) return lane;
+    }
+    REQUIRE(false, "node %d is not in this gap", node);
+    return -1;
+}
+
+static void run_slice(struct decode *d, struct slot *slot, const struct turn *turn) {
+    const struct decode_options *o = &d->options;
+    const struct slice *slice = &o->program->slice[turn->slice];
+    const struct slice *before = turn->slice ? &o->program->slice[turn->slice - 1] : NULL;
+    const struct arena *arena = &d->memory.arena[turn->slot];
+    if (slot->rows.n_rows == 0) return;
+    int64_t now = clock_now_ns();
+    for (int at = 0; at < slice->n_steps; at++) {
+        const struct step *step = &slice->step[at];
+        const struct node *node = &o->program->graph->node[step->node];
+        struct address address = {.slot = turn->slot, .layer = node->as.attention.layer};
+        struct value value;
+        size_t n_bytes;
+        switch (step->kind) {
+        case STEP_COMPUTE:
+            execute_node(o, arena, &slot->rows, step->node);
+            now = clock_span(node->op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)node->op, -1,
+                             0, now);
+            break;
+        case STEP_GATHER_OUT:
+            address.message = MESSAGE_OUT;
+            address.lane = lane_index(before, step->node);
+            value = memory_value(o, arena, step->node);
+            n_bytes = o->wire_ops->gather(o->wire, address, &value, &slot->out);
+            now = clock_span(SPAN_GATHER_OUT, 0, -1, (int64_t)n_bytes, now);
+            break;
+        case STEP_SCATTER_Q:
+            address.message = MESSAGE_Q;
+            address.lane = lane_index(slice, step->node);
+            value = memory_value(o, arena, node->input[0]);
+            o->device_ops->seal(o->device, &value);
+            n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->q);
+            now = clock_span(SPAN_SCATTER_Q, 0, -1, (int64_t)n_bytes, now);
+            break;
+        case STEP_SCATTER_KV:
+            address.message = MESSAGE_KV;
+            address.lane = lane_index(slice, step->node);
+            value = memory_lane(&d->memory, turn->slot, address.lane)->kv;
+            pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
+            o->device_ops->seal(o->device, &value);
+            n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->kv);
+            now = clock_span(SPAN_SCATTER_KV, 0, -1, (int64_t)n_bytes, now);
+            break;
+        case STEP_ATTEND:
+            attend_here(d, slot, step->node);
+            now = clock_span(SPAN_ATTEND, 0, -1, 0, now);
+            break;
+        }
+    }
+}
+
+/* ---- the same turn on an attention rank -------------------------------------------------------
+ */
+
+static void reply(struct decode *d, const struct slot *slot, const struct exchange *exchange) {
+    const struct decode_options *o = &d->options;
+    struct address address = {MESSAGE_OUT, slot->rows.slot, exchange->layer, exchange->lane};
+    struct value out = memory_lane(&d->memory, slot->rows.slot, exchange->lane)->out;
+    int64_t begin = clock_now_ns();
+    o->device_ops->seal(o->device, &out);
+    size_t n_bytes = o->wire_ops->scatter(o->wire, address, &out, &slot->out);
+    clock_span(SPAN_REPLY, 0, -1, (int64_t)n_bytes, begin);
+}
+
+/* Q has come: fold the cache. K and V have come: append them, go on with the fold, answer. */
+static void serve_exchange(struct decode *d, const struct slot *slot,
+                           const struct exchange *exchange) {
+    const struct decode_options *o = &d->options;
+    struct lane *lane = memory_lane(&d->memory, slot->rows.slot, exchange->lane);
+    struct attend_shape shape = shape_of(d, exchange->layer);
+    struct address address = {exchange->is_kv ? MESSAGE_KV : MESSAGE_Q, slot->rows.slot,
+                              exchange->layer, exchange->lane};
+    int64_t now = clock_now_ns();
+    if (!exchange->is_kv) {
+        size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->q, &slot->q);
+        now = clock_span(SPAN_GATHER_Q, 0, 0, (int64_t)n_bytes, now);
+        if (!o->q_first) return;
+        o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape, ATTEND_CACHED,
+                              lane->q, lane->out);
+        clock_span(SPAN_ATTEND, 0, -1, 0, now);
+        return;
+    }
+    size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->kv, &slot->kv);
+    now = clock_span(SPAN_GATHER_KV, 0, 0, (int64_t)n_bytes, now);
+    o->device_ops->append_kv(o->device, &slot->rows, &d->memory.cache, exchange->layer, lane->kv);
+    now = clock_span(SPAN_APPEND, 0, -1, 0, now);
+    o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape,
+                          o->q_first ? ATTEND_REST : ATTEND_WHOLE, lane->q, lane->out);
+    clock_span(SPAN_ATTEND, 0, -1, 0, now);
+}
+
+/* On a wire with a total order the reply is issued at the turn where the model rank gathers it,
+ * which is the next slice's; elsewhere at once. (Unbuffered sends on one lane would deadlock
+ * otherwise.) */
+static void serve_slice(struct decode *d, struct slot *slot, const struct turn *turn) {
+    const struct service *service = d->options.service;
+    bool mirrored = d->options.wire_ops->total_order;
+    if (slot->rows.n_rows == 0) return;
+    for (int at = 0; mirrored && at < service->n_exchanges; at++) {
+        if (service->exchange[at].gap == turn->slice - 1 && service->exchange[at].is_kv)
+            reply(d, slot, &service->exchange[at]);
+    }
+    for (int at = 0; at < service->n_exchanges; at++) {
+        const struct exchange *exchange = &service->exchange[at];
+        if (exchange->gap != turn->slice) continue;
+        serve_exchange(d, slot, exchange);
+        if (exchange->is_kv && !mirrored) reply(d, slot, exchange);
+    }
+}
+
+/* ---- the list ---------------------------------------------------------------------------------
+ */
+
+void decode_run(struct decode *d) {
+    const struct decode_options *o = &d->options;
+    struct slot *slot[SCHEDULE_MAX_SLOTS] = {0};
+    struct turn turn;
+    batch_start(o->batch);
+    check_forbid_alloc(true);
+    while (schedule_next(&d->schedule, &turn)) {
+        clock_place(turn.slot, turn.step, turn.slice);
+        check_place(turn.slot, turn.slice);
+        if (turn.slice == 0) { /* takes the header that is already here: who is in it, and where */
+            int64_t begin = clock_now_ns();
+            slot[turn.slot] = batch_begin(o->batch, turn.slot);
+            if (slot[turn.slot]->last) schedule_stop(&d->schedule, turn.slot, turn.step);
+            clock_span(SPAN_HEADER, 0, 0, 0, begin);
+        }
+        if (o->topology->role == ROLE_ATTENTION) {
+            serve_slice(d, slot[turn.slot], &turn);
+        } else {
+            run_slice(d, slot[turn.slot], &turn);
+        }
+        if (turn.slice == o->service->n_gaps) { /* completes the tokens of the step before */
+            int64_t begin = clock_now_ns();
+            batch_end(o->batch, turn.slot);
+            clock_span(SPAN_BOOKS, 0, -1, 0, begin);
+        }
+    }
+    check_place(-1, -1);
+    check_forbid_alloc(false);
+    if (o->wire) o->wire_ops->drain(o->wire);
+}
+
+void decode_open(struct decode **opened, const struct decode_options *options) {
+    struct decode *d = check_alloc(1, sizeof *d);
+    d->options = *options;
+    schedule_open(&d->schedule, options->limits->n_slots, options->service->n_gaps);
+    memory_open(&d->memory, options);
+    *opened = d;
+}
+
+void decode_close(struct decode *d) {
+    if (!d) return;
+    memory_close(&d->memory, &d->options);
+    free(d);
+}

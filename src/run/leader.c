@@ -1,0 +1,560 @@
+/* leader.c - who is in the next step: the leader's books. See leader.h.
+ *
+ * A sequence is a generation with a handle, from its admission until its last token is known.
+ * Tokens of the step in flight are counted but not known ("virtual"): at most one a sequence. Order
+ * of work in a header: releases; the running sequences, oldest first, each with one decode row or a
+ * chunk of its prompt; then new ones, while rows, handles and pages last.
+ *
+ * When pages run out the youngest sequences give theirs back and are computed again later from
+ * their tokens (preemption by recomputation; swapping KV to the leader would cross the wire twice).
+ * A slot may only take pages from its own sequences, because the other slot's are in the middle of
+ * a step; so a sequence that finds none stalls, and asks younger ones of the other slot to yield at
+ * their next header. The oldest sequence always proceeds, hence no deadlock.
+ */
+#include "leader.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "clock.h"
+
+enum state {
+    SEQUENCE_FREE,
+    SEQUENCE_RUNNING,  /* holds pages, is in a slot */
+    SEQUENCE_WAITING,  /* preempted: holds none, keeps its handle and place in the queue */
+    SEQUENCE_DRAINING, /* needs no more rows; a sample may be on its way still */
+};
+
+struct sequence {
+    enum state state;
+    struct generation *generation;
+    int64_t age; /* admission number: lower is older */
+    int slot, owner;
+    int n_rows;      /* positions whose rows have been in a header */
+    int n_virtual;   /* tokens, those in flight included */
+    int n_scored;    /* prompt tokens whose scores are asked for */
+    int n_in_flight; /* samples asked for and not yet taken */
+    int last_pick;   /* pick of the step before that sampled the newest token */
+};
+
+/* What was asked for in one step, to make sense of what it returns. */
+struct plan {
+    int n_picked;
+    struct pick {
+        int sequence;
+        int32_t position; /* of the token */
+        bool known;       /* only its scores were wanted */
+    } * pick;
+};
+
+/* The oldest sequence that found no page for its next row. */
+struct hunger {
+    bool starved;
+    int64_t age;
+    int slot, n_pages;
+};
+
+struct leader {
+    struct batch_options options;
+    int n_sequences; /* handles */
+    struct sequence *sequence;
+    int *order;              /* handles, a scratch list sorted by age */
+    struct kv *account;      /* (n_owners) */
+    struct hunger *hunger;   /* (n_owners) */
+    struct header *header;   /* (n_slots) */
+    struct plan (*plan)[2];  /* (n_slots) of even and odd steps */
+    struct generation *next; /* from the desk, not yet admitted */
+    int64_t n_admitted;
+    int32_t *token; /* (max_picked) */
+    struct token_score *score;
+    struct batch_counts counts;
+};
+
+/* Room left in the header being formed. */
+struct room {
+    int rows, picks;
+};
+
+void leader_open(struct leader **opened, const struct batch_options *options) {
+    const struct batch_limits *limits = &options->limits;
+    struct leader *leader = check_alloc(1, sizeof *leader);
+    leader->options = *options;
+    leader->n_sequences = limits->n_slots * limits->max_batch;
+    leader->sequence = check_alloc((size_t)leader->n_sequences, sizeof *leader->sequence);
+    leader->order = check_alloc((size_t)leader->n_sequences, sizeof *leader->order);
+    leader->account = check_alloc((size_t)limits->n_owners, sizeof *leader->account);
+    leader->hunger = check_alloc((size_t)limits->n_owners, sizeof *leader->hunger);
+    for (int owner = 0; owner < limits->n_owners; owner++)
+        kv_open(&leader->account[owner], limits->n_pages, leader->n_sequences, limits->context);
+    leader->header = check_alloc((size_t)limits->n_slots, sizeof *leader->header);
+    leader->plan = check_alloc((size_t)limits->n_slots, sizeof *leader->plan);
+    for (int slot = 0; slot < limits->n_slots; slot++) {
+        header_open(&leader->header[slot], limits);
+        for (int parity = 0; parity < 2; parity++)
+            leader->plan[slot][parity].pick =
+                check_alloc((size_t)limits->max_picked, sizeof(struct pick));
+    }
+    leader->token = check_alloc((size_t)limits->max_picked, sizeof *leader->token);
+    leader->score = check_alloc((size_t)limits->max_picked * (1 + SAMPLING_MAX_LOGPROBS),
+                                sizeof *leader->score);
+    leader->counts.n_pages = limits->n_pages * limits->n_owners;
+    *opened = leader;
+}
+
+void leader_close(struct leader *leader) {
+    if (!leader) return;
+    const struct batch_limits *limits = &leader->options.limits;
+    for (int owner = 0; owner < limits->n_owners; owner++)
+        kv_close(&leader->account[owner]);
+    for (int slot = 0; slot < limits->n_slots; slot++) {
+        header_close(&leader->header[slot]);
+        free(leader->plan[slot][0].pick);
+        free(leader->plan[slot][1].pick);
+    }
+    free(leader->sequence);
+    free(leader->order);
+    free(leader->account);
+    free(leader->hunger);
+    free(leader->header);
+    free(leader->plan);
+    free(leader->token);
+    free(leader->score);
+    free(leader);
+}
+
+const struct header *leader_header(const struct leader *leader, int slot) {
+    return &leader->header[slot];
+}
+
+void leader_wishes(const struct leader *leader, int slot, struct sample_wish *wish) {
+    const struct header *header = &leader->header[slot];
+    const struct plan *plan = &leader->plan[slot][header->step % 2];
+    for (int at = 0; at < header->n_picked; at++) {
+        const struct pick *pick = &plan->pick[at];
+        const struct generation *generation = leader->sequence[pick->sequence].generation;
+        wish[at] = (struct sample_wish){.sampling = &generation->sampling,
+                                        .sequence = pick->sequence,
+                                        .position = pick->position,
+                                        .n_prompt = generation->n_prompt,
+                                        .known_id = header->pick[at].known_id};
+    }
+}
+
+/* ---- small questions --------------------------------------------------------------------------
+ */
+
+static int n_known(const struct sequence *sequence) {
+    return atomic_load_explicit(&sequence->generation->n_tokens, memory_order_relaxed);
+}
+
+static bool is_cancelled(const struct sequence *sequence) {
+    return atomic_load_explicit(&sequence->generation->cancelled, memory_order_relaxed);
+}
+
+/* Every token it may have is sampled, the last perhaps still in flight. */
+static bool is_complete(const struct sequence *sequence) {
+    const struct generation *generation = sequence->generation;
+    return sequence->n_virtual == generation->n_prompt + generation->max_new;
+}
+
+static bool decodes(const struct sequence *sequence) {
+    return sequence->n_rows == sequence->n_virtual - 1 &&
+           sequence->n_rows >= sequence->generation->n_prompt;
+}
+
+/* Handles in `state`, of `slot` or of all (-1), into leader->order, oldest first. */
+static int list_sequences(struct leader *leader, enum state state, int slot) {
+    int n = 0;
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        const struct sequence *sequence = &leader->sequence[handle];
+        if (sequence->state != state || (slot >= 0 && sequence->slot != slot)) continue;
+        int at = n++;
+        for (; at > 0 && leader->sequence[leader->order[at - 1]].age > sequence->age; at--)
+            leader->order[at] = leader->order[at - 1];
+        leader->order[at] = handle;
+    }
+    return n;
+}
+
+static int count_in_slot(const struct leader *leader, int slot) {
+    int n = 0;
+    for (int handle = 0; handle < leader->n_sequences; handle++)
+        n += leader->sequence[handle].state == SEQUENCE_RUNNING &&
+             leader->sequence[handle].slot == slot;
+    return n;
+}
+
+/* ---- the tokens of a step ---------------------------------------------------------------------
+ */
+
+static void append_token(struct sequence *sequence, int32_t id, const struct token_score *score) {
+    struct generation *generation = sequence->generation;
+    const struct sampling *sampling = &generation->sampling;
+    int at = n_known(sequence);
+    generation->token[at] = id;
+    if (generation->score) {
+        size_t width = 1 + (size_t)sampling->n_logprobs;
+        memcpy(generation->score + (size_t)at * width, score, width * sizeof *score);
+    }
+    int64_t now = clock_now_ns();
+    if (at == generation->n_prompt) generation->first_token_ns = now;
+    generation->last_token_ns = now;
+    atomic_store_explicit(&generation->n_tokens, at + 1, memory_order_release);
+}
+
+static bool is_stop(const struct sampling *sampling, int32_t id) {
+    for (int stop = 0; stop < sampling->n_stop_ids; stop++) {
+        if (sampling->stop_id[stop] == id) return true;
+    }
+    return false;
+}
+
+/* The finish that the tokens known so far give, or FINISH_NONE. */
+static enum finish finish_of(const struct sequence *sequence) {
+    const struct generation *generation = sequence->generation;
+    int n = n_known(sequence);
+    if (n > generation->n_prompt && is_stop(&generation->sampling, generation->token[n - 1]))
+        return FINISH_STOP;
+    if (n == generation->n_prompt + generation->max_new) return FINISH_LENGTH;
+    return is_cancelled(sequence) ? FINISH_CANCELLED : FINISH_NONE;
+}
+
+/* Take what step `step` of `slot` sampled. Tokens after a stop are the wasted row and are dropped.
+ */
+static void take_step(struct leader *leader, int slot, int step) {
+    struct plan *plan = &leader->plan[slot][step % 2];
+    if (plan->n_picked == 0) return;
+    leader->options.device_ops->take_tokens(leader->options.device, slot, step, plan->n_picked,
+                                            leader->token, leader->score);
+    for (int at = 0; at < plan->n_picked; at++) {
+        const struct pick *pick = &plan->pick[at];
+        struct sequence *sequence = &leader->sequence[pick->sequence];
+        const struct token_score *score = leader->score + (size_t)at * (1 + SAMPLING_MAX_LOGPROBS);
+        sequence->n_in_flight -= 1;
+        if (pick->known) {
+            size_t width = 1 + (size_t)sequence->generation->sampling.n_logprobs;
+            memcpy(sequence->generation->score + (size_t)pick->position * width, score,
+                   width * sizeof *score);
+        } else if (finish_of(sequence) == FINISH_NONE) {
+            append_token(sequence, leader->token[at], score);
+            leader->counts.n_tokens += 1;
+        } else {
+            leader->counts.n_wasted_rows += 1;
+        }
+    }
+    plan->n_picked = 0;
+}
+
+/* Let go of sequences that need nothing more: their generation is the desk's from here on. After
+ * the slot's last step that includes those that finished with it; unfinished ones are left as they
+ * are. */
+static void retire(struct leader *leader, int slot, bool last) {
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        struct sequence *sequence = &leader->sequence[handle];
+        if (sequence->state == SEQUENCE_FREE || sequence->slot != slot || sequence->n_in_flight > 0)
+            continue;
+        enum finish finish = finish_of(sequence);
+        bool needs_pages = sequence->state == SEQUENCE_RUNNING && !last;
+        if (finish == FINISH_NONE || needs_pages) continue;
+        atomic_store_explicit(&sequence->generation->finish, finish, memory_order_release);
+        *sequence = (struct sequence){0};
+    }
+    desk_poke(leader->options.desk);
+}
+
+/* ---- pages -------------------------------------------------------------------------------------
+ */
+
+static void release_pages(struct leader *leader, struct header *header, int handle) {
+    struct sequence *sequence = &leader->sequence[handle];
+    kv_release(&leader->account[sequence->owner], handle);
+    header->released[header->n_released++] = handle;
+}
+
+static void release_finished(struct leader *leader, struct header *header, int slot) {
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        struct sequence *sequence = &leader->sequence[handle];
+        if (sequence->state != SEQUENCE_RUNNING || sequence->slot != slot) continue;
+        if (!is_complete(sequence) && finish_of(sequence) == FINISH_NONE) continue;
+        release_pages(leader, header, handle);
+        sequence->state = SEQUENCE_DRAINING;
+    }
+}
+
+static void preempt(struct leader *leader, struct header *header, int handle) {
+    struct sequence *sequence = &leader->sequence[handle];
+    release_pages(leader, header, handle);
+    sequence->state = SEQUENCE_WAITING;
+    sequence->n_rows = 0;
+    leader->counts.n_preemptions += 1;
+}
+
+/* The youngest running sequence of `slot` and `owner` that is younger than `age`, or -1. */
+static int find_youngest(const struct leader *leader, int slot, int owner, int64_t age) {
+    int youngest = -1;
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        const struct sequence *sequence = &leader->sequence[handle];
+        if (sequence->state != SEQUENCE_RUNNING || sequence->slot != slot ||
+            sequence->owner != owner || sequence->age <= age)
+            continue;
+        age = sequence->age;
+        youngest = handle;
+    }
+    return youngest;
+}
+
+/* Yield pages to an older sequence of the other slot that found none. */
+static void feed_hungry(struct leader *leader, struct header *header, int slot) {
+    for (int owner = 0; owner < leader->options.limits.n_owners; owner++) {
+        struct hunger *hunger = &leader->hunger[owner];
+        if (hunger->slot == slot) hunger->starved = false; /* it will say again if it still is */
+        while (hunger->starved && leader->account[owner].n_free < hunger->n_pages) {
+            int victim = find_youngest(leader, slot, owner, hunger->age);
+            if (victim < 0) break;
+            preempt(leader, header, victim);
+        }
+    }
+}
+
+/* Pages for `n_tokens` positions of a sequence, taken from younger ones of its slot if need be. */
+static bool make_room(struct leader *leader, struct header *header, int handle, int n_tokens) {
+    const struct sequence *sequence = &leader->sequence[handle];
+    struct kv *account = &leader->account[sequence->owner];
+    int missing = kv_missing(account, handle, n_tokens);
+    while (missing > account->n_free) {
+        int victim = find_youngest(leader, sequence->slot, sequence->owner, sequence->age);
+        if (victim < 0) {
+            struct hunger *hunger = &leader->hunger[sequence->owner];
+            if (!hunger->starved || sequence->age < hunger->age)
+                *hunger = (struct hunger){true, sequence->age, sequence->slot, missing};
+            return false;
+        }
+        preempt(leader, header, victim);
+    }
+    kv_extend(account, handle, n_tokens);
+    return true;
+}
+
+/* How many rows of a sequence fit: one to decode, or a chunk of what is to be computed first. */
+static int chunk_rows(const struct sequence *sequence, const struct room *room) {
+    int wanted = sequence->n_virtual - sequence->n_rows;
+    int n = wanted < room->rows ? wanted : room->rows;
+    if (room->picks < 1) return 0;
+    if (sequence->generation->score_prompt && n > room->picks) n = room->picks;
+    return n;
+}
+
+/* Give a sequence its next `n` rows; its pages are held already. Chunks are kept sorted by owner.
+ */
+static void put_chunk(struct leader *leader, struct header *header, int handle, int n,
+                      struct room *room) {
+    const struct sequence *sequence = &leader->sequence[handle];
+    int at = header->n_chunks++;
+    for (; at > 0 && header->chunk[at - 1].owner > sequence->owner; at--)
+        header->chunk[at] = header->chunk[at - 1];
+    header->chunk[at] = (struct header_chunk){handle, sequence->owner, sequence->n_rows, n};
+    room->rows -= n;
+    room->picks -= sequence->generation->score_prompt ? n : 1;
+}
+
+static void put_running(struct leader *leader, struct header *header, int slot, struct room *room) {
+    int n = list_sequences(leader, SEQUENCE_RUNNING, slot), n_decode = 0;
+    for (int at = 0; at < n; at++)
+        n_decode += decodes(&leader->sequence[leader->order[at]]);
+    for (int at = 0; at < n; at++) {
+        int handle = leader->order[at];
+        struct sequence *sequence = &leader->sequence[handle];
+        bool decode = decodes(sequence);
+        n_decode -= decode; /* rows set apart for the decoding ones that follow */
+        if (sequence->state != SEQUENCE_RUNNING) continue; /* preempted by an older one just now */
+        struct room left = {room->rows - n_decode, room->picks - n_decode};
+        int rows = chunk_rows(sequence, &left);
+        if (rows > 0 && make_room(leader, header, handle, sequence->n_rows + rows))
+            put_chunk(leader, header, handle, rows, room);
+    }
+}
+
+/* ---- admission --------------------------------------------------------------------------------
+ */
+
+/* Pages that running sequences of an owner still need for tokens they have, and one each to go on.
+ */
+static int promised_pages(const struct leader *leader, int owner) {
+    int pages = 0;
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        const struct sequence *sequence = &leader->sequence[handle];
+        if (sequence->state != SEQUENCE_RUNNING || sequence->owner != owner) continue;
+        pages += kv_missing(&leader->account[owner], handle, sequence->n_virtual) + 1;
+    }
+    return pages;
+}
+
+/* The owner with the most pages to spare for a sequence of `n_tokens`, or -1. One with no running
+ * sequence always has room: requests that exceed an owner's pages were refused when they were read.
+ */
+static int find_owner(const struct leader *leader, int n_tokens) {
+    int best = -1, most = -1;
+    for (int owner = 0; owner < leader->options.limits.n_owners; owner++) {
+        if (leader->hunger[owner].starved) continue;
+        int promised = promised_pages(leader, owner);
+        int spare = leader->account[owner].n_free - promised - kv_pages_for(n_tokens);
+        if (promised == 0) spare = leader->account[owner].n_free;
+        if (spare > most) {
+            most = spare;
+            best = owner;
+        }
+    }
+    return best;
+}
+
+static int find_free_handle(const struct leader *leader) {
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        if (leader->sequence[handle].state == SEQUENCE_FREE) return handle;
+    }
+    return -1;
+}
+
+/* The handle to admit next: the oldest preempted sequence, once all its tokens are known, else a
+ * free one with a new generation from the desk. -1: none now; nobody passes a preempted one. */
+static int find_candidate(struct leader *leader) {
+    if (list_sequences(leader, SEQUENCE_WAITING, -1) > 0) {
+        int handle = leader->order[0];
+        return leader->sequence[handle].n_in_flight == 0 ? handle : -1;
+    }
+    int handle = find_free_handle(leader);
+    if (handle < 0) return -1;
+    if (!leader->next) leader->next = desk_next(leader->options.desk);
+    if (!leader->next) return -1;
+    leader->sequence[handle] = (struct sequence){
+        .generation = leader->next, .age = leader->n_admitted, .n_virtual = leader->next->n_prompt};
+    return handle;
+}
+
+/* Sequences a slot should have when all slots share what there is evenly. */
+static int fair_share(const struct leader *leader) {
+    int total = (leader->next != NULL) + (int)desk_counts(leader->options.desk).n_ready;
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        enum state state = leader->sequence[handle].state;
+        total += state == SEQUENCE_RUNNING || state == SEQUENCE_WAITING;
+    }
+    int n_slots = leader->options.limits.n_slots;
+    return (total + n_slots - 1) / n_slots;
+}
+
+static void admit(struct leader *leader, struct header *header, int slot, struct room *room) {
+    int most = leader->options.limits.max_batch, fair = fair_share(leader);
+    if (fair < most) most = fair;
+    for (int in_slot = count_in_slot(leader, slot); in_slot < most; in_slot++) {
+        if (header->n_chunks == leader->options.limits.max_batch) return;
+        int handle = find_candidate(leader);
+        if (handle < 0) return;
+        struct sequence *sequence = &leader->sequence[handle];
+        int owner = find_owner(leader, sequence->n_virtual);
+        int rows = chunk_rows(sequence, room);
+        if (owner < 0 || rows < 1) return;
+        if (sequence->state == SEQUENCE_FREE) {
+            leader->next = NULL;
+            leader->n_admitted += 1;
+            sequence->generation->admitted_ns = clock_now_ns();
+        }
+        sequence->state = SEQUENCE_RUNNING;
+        sequence->slot = slot;
+        sequence->owner = owner;
+        kv_extend(&leader->account[owner], handle, rows);
+        put_chunk(leader, header, handle, rows, room);
+    }
+}
+
+/* ---- rows -------------------------------------------------------------------------------------
+ */
+
+/* Write the ids of a chunk's rows and the picks among them, and move its sequence on. */
+static void put_rows(struct leader *leader, struct header *header, const struct header_chunk *chunk,
+                     struct plan *plan) {
+    struct sequence *sequence = &leader->sequence[chunk->sequence];
+    const struct generation *generation = sequence->generation;
+    int known = n_known(sequence);
+    for (int row = 0; row < chunk->n_rows; row++) {
+        int position = chunk->first_position + row;
+        bool newest = position == sequence->n_virtual - 1;
+        bool scored = generation->score_prompt && position + 1 < generation->n_prompt &&
+                      position + 1 > sequence->n_scored;
+        header->id[header->n_rows] =
+            position < known ? generation->token[position] : -1 - sequence->last_pick;
+        if (newest || scored) {
+            int at = header->n_picked++;
+            header->pick[at] =
+                (struct header_pick){header->n_rows, newest ? -1 : generation->token[position + 1]};
+            plan->pick[at] = (struct pick){chunk->sequence, position + 1, !newest};
+            if (newest) {
+                sequence->last_pick = at;
+            } else {
+                sequence->n_scored = position + 1;
+            }
+            sequence->n_in_flight += 1;
+        }
+        header->n_rows += 1;
+        leader->counts.n_decode_rows += position >= generation->n_prompt;
+    }
+    sequence->n_rows += chunk->n_rows;
+    if (sequence->n_rows == sequence->n_virtual) sequence->n_virtual += 1;
+}
+
+/* ---- the header -------------------------------------------------------------------------------
+ */
+
+static bool nothing_running(const struct leader *leader) {
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        if (leader->sequence[handle].state != SEQUENCE_FREE) return false;
+    }
+    return leader->next == NULL;
+}
+
+static void count_pages(struct leader *leader) {
+    int used = 0;
+    for (int owner = 0; owner < leader->options.limits.n_owners; owner++)
+        used += leader->account[owner].n_pages - leader->account[owner].n_free;
+    leader->counts.n_pages_used = used;
+    if (used > leader->counts.n_pages_peak) leader->counts.n_pages_peak = used;
+}
+
+void leader_form(struct leader *leader, int slot, int step) {
+    const struct batch_limits *limits = &leader->options.limits;
+    struct desk *desk = leader->options.desk;
+    struct header *header = &leader->header[slot];
+    struct plan *plan = &leader->plan[slot][step % 2];
+    header->step = step;
+    header->n_released = header->n_chunks = header->n_rows = header->n_picked = 0;
+    /* nothing to decode in any slot but more may come: wait a little instead of spinning */
+    if (nothing_running(leader) && !desk_exhausted(desk)) desk_wait(desk, 0.1);
+    header->last = *leader->options.stop || (nothing_running(leader) && desk_exhausted(desk));
+    if (!header->last) {
+        struct room room = {limits->max_rows, limits->max_picked};
+        release_finished(leader, header, slot);
+        feed_hungry(leader, header, slot);
+        put_running(leader, header, slot, &room);
+        admit(leader, header, slot, &room);
+        for (int at = 0; at < header->n_chunks; at++)
+            put_rows(leader, header, &header->chunk[at], plan);
+    }
+    plan->n_picked = header->n_picked;
+    leader->counts.n_steps += header->n_rows > 0;
+    leader->counts.n_rows += header->n_rows;
+    count_pages(leader);
+}
+
+void leader_end_step(struct leader *leader, int slot) {
+    const struct header *header = &leader->header[slot];
+    if (header->step > 0) take_step(leader, slot, header->step - 1);
+    retire(leader, slot, header->last);
+}
+
+struct batch_counts leader_counts(const struct leader *leader) {
+    struct batch_counts counts = leader->counts;
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        counts.n_running += leader->sequence[handle].state == SEQUENCE_RUNNING;
+        counts.n_waiting += leader->sequence[handle].state == SEQUENCE_WAITING;
+    }
+    return counts;
+}

@@ -1,0 +1,188 @@
+/* memory.c - what a rank allocates before the loop: activations, messages, the KV cache. See
+ * memory.h. */
+#include "memory.h"
+
+#include <stdlib.h>
+
+#include "check.h"
+
+static enum element kv_element(enum kv_type type) {
+    return type == KV_F32 ? ELEMENT_F32 : type == KV_F16 ? ELEMENT_F16 : ELEMENT_BF16;
+}
+
+struct value memory_value(const struct decode_options *options, const struct arena *arena,
+                          int node) {
+    const struct program *program = options->program;
+    const struct place *place = &program->place[node];
+    int most = place->picked ? options->limits->max_picked : options->limits->max_rows;
+    enum op op = program->graph->node[node].op;
+    return (struct value){
+        .buffer = place->picked ? arena->picked : arena->rows,
+        .offset = place->offset * (size_t)most +
+                  (size_t)place->first_column * (size_t)program->graph->element_bytes,
+        .columns = program->graph->node[node].columns,
+        .stride = place->stride,
+        .element = op == OP_SAMPLE ? ELEMENT_I32 : ELEMENT_F32,
+    };
+}
+
+/* ---- the service: what attention ranks know of the program ------------------------------------
+ */
+
+static int lane_of(const struct slice *slice, int node) {
+    int lane = 0;
+    while (lane < slice->n_attention && slice->attention[lane] != node)
+        lane++;
+    REQUIRE(lane < slice->n_attention, "node %d is not in this gap", node);
+    return lane;
+}
+
+static void take_shape(struct service *service, const struct attention *attention) {
+    bool first = service->n_layers++ == 0;
+    if (first) {
+        service->n_heads = attention->n_heads;
+        service->n_kv_heads = attention->n_kv_heads;
+        service->head_dim = attention->head_dim;
+        service->scale = attention->scale;
+    }
+    REQUIRE(service->n_heads == attention->n_heads &&
+                service->n_kv_heads == attention->n_kv_heads &&
+                service->head_dim == attention->head_dim && service->scale == attention->scale,
+            "attention nodes of several shapes");
+}
+
+void service_open(struct service *service, const struct program *program) {
+    const struct graph *graph = program->graph;
+    *service = (struct service){.n_gaps = program->n_slices - 1, .n_lanes = 1};
+    service->exchange = check_alloc(2 * (size_t)graph->n_attention, sizeof *service->exchange);
+    for (int at = 0; at < graph->n_nodes; at++) {
+        if (graph->node[at].op == OP_ATTENTION) take_shape(service, &graph->node[at].as.attention);
+    }
+    for (int gap = 0; gap < service->n_gaps; gap++) {
+        const struct slice *slice = &program->slice[gap];
+        if (slice->n_attention > service->n_lanes) service->n_lanes = slice->n_attention;
+        for (int at = 0; at < slice->n_steps; at++) {
+            const struct step *step = &slice->step[at];
+            if (step->kind != STEP_SCATTER_Q && step->kind != STEP_SCATTER_KV) continue;
+            service->exchange[service->n_exchanges++] = (struct exchange){
+                .gap = gap,
+                .is_kv = step->kind == STEP_SCATTER_KV,
+                .lane = lane_of(slice, step->node),
+                .layer = graph->node[step->node].as.attention.layer,
+            };
+        }
+    }
+}
+
+void service_close(struct service *service) {
+    free(service->exchange);
+    *service = (struct service){0};
+}
+
+/* ---- sizes ------------------------------------------------------------------------------------
+ */
+
+size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_type kv_type) {
+    return (size_t)service->n_layers * (size_t)n_kv_heads * 2 * PAGE_TOKENS *
+           (size_t)service->head_dim * element_bytes(kv_element(kv_type));
+}
+
+size_t decode_arena_bytes(const struct program *program, const struct service *service,
+                          const struct batch_limits *limits, enum kv_type kv_type) {
+    size_t kv = (size_t)(service->n_kv_heads * 2 * service->head_dim) *
+                element_bytes(kv_element(kv_type)) * (size_t)service->n_lanes;
+    size_t row = program ? program->row_bytes
+                         : 2 * sizeof(float) * (size_t)(service->n_heads * service->head_dim) *
+                               (size_t)service->n_lanes;
+    size_t picked = program ? program->picked_row_bytes : 0;
+    return (size_t)limits->n_slots *
+           ((row + kv) * (size_t)limits->max_rows + picked * (size_t)limits->max_picked);
+}
+
+/* ---- allocation -------------------------------------------------------------------------------
+ */
+
+static struct value alloc_value(const struct decode_options *options, int columns,
+                                enum element element) {
+    size_t n_bytes = (size_t)options->limits->max_rows * (size_t)columns * element_bytes(element);
+    return (struct value){.buffer = options->device_ops->alloc(options->device, n_bytes),
+                          .columns = columns,
+                          .stride = columns,
+                          .element = element};
+}
+
+static void open_arenas(struct memory *memory, const struct decode_options *options) {
+    const struct batch_limits *limits = options->limits;
+    const struct program *program = options->program;
+    memory->arena = check_alloc((size_t)limits->n_slots, sizeof *memory->arena);
+    for (int slot = 0; slot < limits->n_slots; slot++) {
+        memory->arena[slot].rows = options->device_ops->alloc(
+            options->device, (size_t)limits->max_rows * program->row_bytes);
+        memory->arena[slot].picked = options->device_ops->alloc(
+            options->device, (size_t)limits->max_picked * program->picked_row_bytes);
+    }
+}
+
+static void open_lane(struct memory *memory, struct lane *lane,
+                      const struct decode_options *options) {
+    int head_dim = options->service->head_dim;
+    lane->kv =
+        alloc_value(options, memory->n_kv_heads * 2 * head_dim, kv_element(options->kv_type));
+    if (options->topology->role == ROLE_MODEL) return;
+    lane->q = alloc_value(options, memory->n_heads * head_dim, ELEMENT_F32);
+    lane->out = alloc_value(options, memory->n_heads * head_dim, ELEMENT_F32);
+}
+
+static void open_cache(struct memory *memory, const struct decode_options *options) {
+    const struct service *service = options->service;
+    size_t page = decode_page_bytes(service, memory->n_kv_heads, options->kv_type);
+    memory->cache = (struct kv_cache){
+        .n_layers = service->n_layers,
+        .n_pages = options->limits->n_pages,
+        .n_kv_heads = memory->n_kv_heads,
+        .head_dim = service->head_dim,
+        .element = kv_element(options->kv_type),
+        .buffer =
+            options->device_ops->alloc(options->device, page * (size_t)options->limits->n_pages),
+    };
+}
+
+void memory_open(struct memory *memory, const struct decode_options *options) {
+    const struct service *service = options->service;
+    const struct topology *topology = options->topology;
+    bool attention = topology->role == ROLE_ATTENTION;
+    *memory = (struct memory){.n_lanes = service->n_lanes,
+                              .n_heads = service->n_heads,
+                              .n_kv_heads = service->n_kv_heads};
+    if (attention) {
+        struct head_share share =
+            layout_heads(&topology->layout, service->n_kv_heads, topology->head_index);
+        memory->n_heads = service->n_heads / service->n_kv_heads * share.n;
+        memory->n_kv_heads = share.n;
+    } else {
+        open_arenas(memory, options);
+    }
+    int n_lanes = options->limits->n_slots * memory->n_lanes;
+    memory->lane = check_alloc((size_t)n_lanes, sizeof *memory->lane);
+    for (int lane = 0; lane < n_lanes; lane++)
+        open_lane(memory, &memory->lane[lane], options);
+    if (attention || topology->layout.attention_ranks == 0) open_cache(memory, options);
+}
+
+void memory_close(struct memory *memory, const struct decode_options *options) {
+    const struct device_ops *ops = options->device_ops;
+    int n_slots = options->limits->n_slots;
+    for (int slot = 0; memory->arena && slot < n_slots; slot++) {
+        ops->release(options->device, memory->arena[slot].rows);
+        ops->release(options->device, memory->arena[slot].picked);
+    }
+    for (int lane = 0; lane < n_slots * memory->n_lanes; lane++) {
+        ops->release(options->device, memory->lane[lane].q.buffer);
+        ops->release(options->device, memory->lane[lane].kv.buffer);
+        ops->release(options->device, memory->lane[lane].out.buffer);
+    }
+    ops->release(options->device, memory->cache.buffer);
+    free(memory->arena);
+    free(memory->lane);
+    *memory = (struct memory){0};
+}

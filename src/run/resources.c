@@ -1,0 +1,174 @@
+/* resources.c - processors and memory of a rank. See resources.h. */
+#include "resources.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "log.h"
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+/* The first number of a file under `root`, or -1: absent, unreadable, or "max". */
+static int64_t read_number(const char *root, const char *path) {
+    char full[4096], text[64];
+    snprintf(full, sizeof full, "%s%s", root, path);
+    FILE *file = fopen(full, "r");
+    if (!file) return -1;
+    bool got = fgets(text, sizeof text, file) != NULL;
+    fclose(file);
+    if (!got || text[0] < '0' || text[0] > '9') return -1;
+    return (int64_t)strtoull(text, NULL, 10);
+}
+
+static int64_t read_available(const char *root) {
+    char full[4096], line[256];
+    snprintf(full, sizeof full, "%s/proc/meminfo", root);
+    FILE *file = fopen(full, "r");
+    long long kib = -1;
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+    }
+    if (file) fclose(file);
+    return kib < 0 ? -1 : kib * 1024;
+}
+
+/* This process's cgroup path for `controller` ("" is v2's) from /proc/self/cgroup. */
+static bool read_cgroup(const char *root, const char *controller, char *path, size_t size) {
+    char full[4096], line[4096];
+    snprintf(full, sizeof full, "%s/proc/self/cgroup", root);
+    FILE *file = fopen(full, "r");
+    bool found = false;
+    while (file && !found && fgets(line, sizeof line, file)) {
+        char *names = strchr(line, ':'), *where = names ? strchr(names + 1, ':') : NULL;
+        if (!where) continue;
+        *where = 0;
+        found = strcmp(names + 1, controller) == 0;
+        if (found) snprintf(path, size, "%.*s", (int)strcspn(where + 1, "\n"), where + 1);
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+/* The least of limit - usage from a cgroup up to the root of its hierarchy; -1 when none is set. */
+static int64_t cgroup_left(const char *root, const char *base, char *path, const char *limit_name,
+                           const char *usage_name) {
+    int64_t least = -1;
+    for (;;) {
+        char name[8300];
+        snprintf(name, sizeof name, "%s%s/%s", base, path, limit_name);
+        int64_t limit = read_number(root, name);
+        snprintf(name, sizeof name, "%s%s/%s", base, path, usage_name);
+        int64_t usage = read_number(root, name);
+        if (limit >= 0 && limit < INT64_MAX / 2) {
+            int64_t left = limit - (usage > 0 ? usage : 0);
+            if (left < 0) left = 0;
+            if (least < 0 || left < least) least = left;
+        }
+        char *slash = strrchr(path, '/');
+        if (!slash) return least;
+        *slash = 0;
+    }
+}
+
+static void take_least(int64_t candidate, const char *name, int64_t *least, const char **from) {
+    if (candidate < 0 || (*least >= 0 && candidate >= *least)) return;
+    *least = candidate;
+    *from = name;
+}
+
+int64_t resources_host_memory(const struct environment *environment, const char *root,
+                              const char **from) {
+    int64_t least = -1;
+    char path[4096];
+    *from = "nothing: no limit could be read";
+    take_least(read_available(root), "MemAvailable", &least, from);
+    if (read_cgroup(root, "", path, sizeof path))
+        take_least(cgroup_left(root, "/sys/fs/cgroup", path, "memory.max", "memory.current"),
+                   "cgroup memory.max", &least, from);
+    if (read_cgroup(root, "memory", path, sizeof path))
+        take_least(cgroup_left(root, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes",
+                               "memory.usage_in_bytes"),
+                   "cgroup memory.limit_in_bytes", &least, from);
+    if (environment->slurm_mem_node_bytes > 0)
+        take_least(environment->slurm_mem_node_bytes, "SLURM_MEM_PER_NODE", &least, from);
+    return least < 0 ? (int64_t)1 << 30 : least;
+}
+
+/* ---- processors -------------------------------------------------------------------------------
+ */
+
+/* What ranks compare: masks of one host that are equal share their processors. */
+struct mask {
+    char host[64];
+    cpu_set_t cpus;
+};
+
+static int count_sharing(const struct topology *topology) {
+    struct mask mine = {0};
+    size_t n_ranks = (size_t)topology->n_ranks;
+    struct mask *all = check_alloc(n_ranks, sizeof *all);
+    int *sharing = check_alloc(n_ranks, sizeof *sharing);
+    memcpy(mine.host, topology->host, sizeof mine.host);
+    sched_getaffinity(0, sizeof mine.cpus, &mine.cpus);
+    topology_collect(topology, &mine, sizeof mine, all, "comparison of affinity masks",
+                     topology->deadline_s);
+    for (int rank = 0; topology->leader && rank < topology->n_ranks; rank++) {
+        for (int other = 0; other < topology->n_ranks; other++)
+            sharing[rank] += memcmp(&all[rank], &all[other], sizeof *all) == 0;
+    }
+    topology_broadcast(topology, sharing, n_ranks * sizeof *sharing, "comparison of affinity masks",
+                       topology->deadline_s);
+    int n = sharing[topology->rank];
+    free(all);
+    free(sharing);
+    return n;
+}
+
+static void find_threads(struct resources *resources, const struct options *options,
+                         const struct environment *environment) {
+    int share = resources->n_cpus / resources->n_sharing;
+    resources->n_threads = share > 0 ? share : 1;
+    resources->threads_from = "affinity";
+    if (environment->slurm_cpus_per_task > 0) {
+        resources->n_threads = environment->slurm_cpus_per_task;
+        resources->threads_from = "SLURM_CPUS_PER_TASK";
+    }
+    if (environment->omp_threads > 0) {
+        resources->n_threads = environment->omp_threads;
+        resources->threads_from = "OMP_NUM_THREADS";
+    }
+    if (options->threads > 0) {
+        resources->n_threads = options->threads;
+        resources->threads_from = "--threads";
+    }
+}
+
+void resources_find(struct resources *resources, const struct options *options,
+                    const struct environment *environment, const struct topology *topology) {
+    cpu_set_t cpus;
+    *resources = (struct resources){.n_cpus = 1, .n_sharing = count_sharing(topology)};
+    if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) resources->n_cpus = CPU_COUNT(&cpus);
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    resources->n_host_cpus = online > 0 ? (int)online : 1;
+    find_threads(resources, options, environment);
+    int fair = resources->n_host_cpus / topology->n_local;
+    if (resources->threads_from[0] == 'a' && resources->n_cpus < fair)
+        log_warning("bound to %d of %d processors, though %d ranks share this host: start with "
+                    "`mpirun --map-by ppr:%d:node:PE=%d --bind-to core`",
+                    resources->n_cpus, resources->n_host_cpus, topology->n_local, topology->n_local,
+                    fair);
+    int64_t host = resources_host_memory(environment, "", &resources->memory_from);
+    resources->memory_bytes = host / topology->n_local / 10 * 9;
+    if (environment->slurm_mem_cpu_bytes > 0) {
+        int64_t own = environment->slurm_mem_cpu_bytes * resources->n_threads / 10 * 9;
+        if (own < resources->memory_bytes) {
+            resources->memory_bytes = own;
+            resources->memory_from = "SLURM_MEM_PER_CPU";
+        }
+    }
+}

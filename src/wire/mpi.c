@@ -1,0 +1,382 @@
+/* mpi.c - values and headers over MPI (wire.h).
+ *
+ * Every message this rank can receive has a buffer and a receive posted in it from the start, one
+ * per (slot, message, lane, peer); taking it posts it again. Sends are copied into a buffer of
+ * their own: the reply from the same peer proves the buffer free, so no send is ever waited for in
+ * the loop. A small header in front of the payload says what the message is, and is compared: MPI's
+ * tags pair, the list of turns orders, the header proves. MPI moves nothing while a rank computes,
+ * so progress() is called from inside long operators. MPI_THREAD_FUNNELED: only the thread that
+ * opened the wire calls in here.
+ */
+#include <mpi.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "clock.h"
+#include "wire.h"
+
+/* In front of every payload. 64 bytes, so that the payload stays aligned as the buffer is. */
+struct envelope {
+    int32_t message, slot, layer, lane;
+    uint32_t use; /* counts the messages of this (slot, message, lane, peer) */
+    uint32_t n_bytes;
+    char unused[40];
+};
+
+struct port {
+    struct envelope *envelope; /* then most_bytes of payload */
+    size_t most_bytes;
+    enum message message;
+    int slot, lane, peer;
+    uint32_t n_uses;
+    bool active;  /* a receive is posted, or a send is on its way */
+    bool arrived; /* the receive is complete and not yet taken */
+};
+
+struct wire {
+    MPI_Comm comm;
+    struct wire_options options;
+    int n_receives, n_sends;
+    struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
+    MPI_Request *receive_request, *send_request;
+    int *index; /* of completed receives, for MPI_Testsome */
+    MPI_Status *status;
+    int64_t last_progress_ns;
+};
+
+enum { MAX_LANES = 16, PROGRESS_INTERVAL_NS = 10000 };
+
+const char *message_name(enum message message) {
+    static const char *const name[MESSAGES] = {
+        [MESSAGE_STEP] = "STEP", [MESSAGE_Q] = "Q", [MESSAGE_KV] = "KV", [MESSAGE_OUT] = "OUT"};
+    return name[message];
+}
+
+static int tag_of(enum message message, int slot, int lane) {
+    return ((int)message * 64 + slot) * MAX_LANES + lane;
+}
+
+/* ---- opening ----------------------------------------------------------------------------------
+ */
+
+static void post_receive(struct wire *wire, int at) {
+    struct port *port = &wire->receive[at];
+    port->active = true;
+    port->arrived = false;
+    CHECK_MPI(MPI_Irecv(port->envelope, (int)(sizeof *port->envelope + port->most_bytes), MPI_BYTE,
+                        port->peer, tag_of(port->message, port->slot, port->lane), wire->comm,
+                        &wire->receive_request[at]));
+}
+
+static void open_port(struct port *port, enum message message, int slot, int lane, int peer,
+                      size_t most_bytes) {
+    REQUIRE(lane < MAX_LANES, "%d attention nodes in one gap", lane + 1);
+    REQUIRE(most_bytes < INT32_MAX - sizeof(struct envelope), "a message of %zu bytes", most_bytes);
+    *port = (struct port){
+        .most_bytes = most_bytes, .message = message, .slot = slot, .lane = lane, .peer = peer};
+    port->envelope = check_alloc(1, sizeof *port->envelope + most_bytes);
+}
+
+static bool mpi_open(struct wire **opened, const struct wire_options *options,
+                     struct fault *fault) {
+    (void)fault;
+    struct wire *wire = check_alloc(1, sizeof *wire);
+    wire->comm = MPI_Comm_f2c(options->comm);
+    wire->options = *options;
+    wire->n_receives = options->n_slots * options->n_incoming;
+    wire->n_sends = options->n_slots * options->n_outgoing;
+    wire->receive = check_alloc((size_t)wire->n_receives, sizeof *wire->receive);
+    wire->send = check_alloc((size_t)wire->n_sends, sizeof *wire->send);
+    wire->receive_request = check_alloc((size_t)wire->n_receives, sizeof(MPI_Request));
+    wire->send_request = check_alloc((size_t)wire->n_sends, sizeof(MPI_Request));
+    wire->index = check_alloc((size_t)wire->n_receives, sizeof *wire->index);
+    wire->status = check_alloc((size_t)wire->n_receives, sizeof *wire->status);
+    for (int slot = 0; slot < options->n_slots; slot++) {
+        for (int at = 0; at < options->n_incoming; at++) {
+            const struct incoming *in = &options->incoming[at];
+            int port = slot * options->n_incoming + at;
+            open_port(&wire->receive[port], in->message, slot, in->lane, in->peer, in->most_bytes);
+            post_receive(wire, port);
+        }
+        for (int at = 0; at < options->n_outgoing; at++) {
+            const struct outgoing *out = &options->outgoing[at];
+            int port = slot * options->n_outgoing + at;
+            open_port(&wire->send[port], out->message, slot, out->lane, out->peer, out->most_bytes);
+            wire->send_request[port] = MPI_REQUEST_NULL;
+        }
+    }
+    wire->options.incoming = NULL;
+    wire->options.outgoing = NULL;
+    *opened = wire;
+    return true;
+}
+
+/* ---- progress and waits -----------------------------------------------------------------------
+ */
+
+/* Complete what has arrived, noting when. Any test also drives the sends. */
+static void drive(struct wire *wire) {
+    int n = 0;
+    if (wire->n_receives == 0) return;
+    CHECK_MPI(MPI_Testsome(wire->n_receives, wire->receive_request, &n, wire->index, wire->status));
+    if (n == MPI_UNDEFINED) return;
+    for (int done = 0; done < n; done++) {
+        struct port *port = &wire->receive[wire->index[done]];
+        int n_bytes = 0;
+        CHECK_MPI(MPI_Get_count(&wire->status[done], MPI_BYTE, &n_bytes));
+        const struct envelope *envelope = port->envelope;
+        if ((size_t)n_bytes != sizeof *envelope + envelope->n_bytes ||
+            envelope->message != (int32_t)port->message || envelope->slot != port->slot ||
+            envelope->lane != port->lane || envelope->use != port->n_uses)
+            check_fail("rank %d: out of turn: expected %s number %u of slot %d from rank %d, got "
+                       "message %d number %u of slot %d with %d bytes",
+                       wire->options.rank, message_name(port->message), port->n_uses, port->slot,
+                       port->peer, envelope->message, envelope->use, envelope->slot, n_bytes);
+        port->active = false;
+        port->arrived = true;
+        clock_span(SPAN_ARRIVED, (int)port->message, port->peer, envelope->n_bytes, clock_now_ns());
+    }
+}
+
+static void mpi_progress(void *argument) {
+    struct wire *wire = argument;
+    if (!wire->options.progress) return;
+    int64_t now = clock_now_ns();
+    if (now - wire->last_progress_ns < PROGRESS_INTERVAL_NS) return;
+    wire->last_progress_ns = now;
+    drive(wire);
+}
+
+/* Between two tests of a wait: spin a little, then let other ranks on this core run, then sleep. */
+static void pause_wait(int round) {
+    if (round < 20000) {
+        if (round > 20) sched_yield();
+    } else {
+        nanosleep(&(struct timespec){0, 100000}, NULL);
+    }
+}
+
+static void wait_arrival(struct wire *wire, struct port *port, struct address address) {
+    struct deadline deadline = clock_deadline(wire->options.deadline_s);
+    for (int round = 0; !port->arrived; round++) {
+        drive(wire);
+        if (port->arrived) return;
+        if (round % 64 == 63 && clock_expired(deadline))
+            check_fail(
+                "waited %.0f s for %s of layer %d, slot %d from rank %d: is that rank alive? "
+                "(--deadline)",
+                wire->options.deadline_s, message_name(address.message), address.layer,
+                address.slot, port->peer);
+        pause_wait(round);
+    }
+}
+
+/* A send buffer may be used again when its message has left; the reply normally proved that
+ * already. */
+static void wait_sent(struct wire *wire, int at) {
+    struct port *port = &wire->send[at];
+    struct deadline deadline = clock_deadline(wire->options.deadline_s);
+    for (int round = 0; port->active; round++) {
+        int done = 0;
+        CHECK_MPI(MPI_Test(&wire->send_request[at], &done, MPI_STATUS_IGNORE));
+        if (done) {
+            port->active = false;
+            return;
+        }
+        if (round % 64 == 63 && clock_expired(deadline))
+            check_fail("waited %.0f s for rank %d to take %s of slot %d: is that rank alive? "
+                       "(--deadline)",
+                       wire->options.deadline_s, port->peer, message_name(port->message),
+                       port->slot);
+        drive(wire);
+        pause_wait(round);
+    }
+}
+
+/* ---- scatter and gather -----------------------------------------------------------------------
+ */
+
+static int find_port(const struct port *port, int n_ports, struct address address, int peer) {
+    for (int at = 0; at < n_ports; at++) {
+        if (port[at].slot == address.slot && port[at].message == address.message &&
+            port[at].lane == address.lane && port[at].peer == peer)
+            return at;
+    }
+    REQUIRE(false, "no port for %s with rank %d", message_name(address.message), peer);
+    return -1;
+}
+
+/* Rows of a block between a value and the contiguous payload. */
+static void copy_block(const struct wire *wire, const struct value *value,
+                       const struct block *block, unsigned char *payload, bool to_payload) {
+    size_t element = element_bytes(value->element);
+    size_t row_bytes = (size_t)block->n_columns * element, stride = (size_t)value->stride * element;
+    unsigned char *base = wire->options.device->host(value->buffer);
+    REQUIRE(base, "the mpi wire needs values the host can read");
+    base += value->offset + (size_t)block->row * stride + (size_t)block->column * element;
+    if (stride == row_bytes) {
+        size_t n_bytes = (size_t)block->n_rows * row_bytes;
+        memcpy(to_payload ? payload : base, to_payload ? base : payload, n_bytes);
+        return;
+    }
+    for (int row = 0; row < block->n_rows; row++) {
+        unsigned char *at = base + (size_t)row * stride;
+        memcpy(to_payload ? payload : at, to_payload ? at : payload, row_bytes);
+        payload += row_bytes;
+    }
+}
+
+static size_t block_bytes(const struct value *value, const struct block *block) {
+    return (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(value->element);
+}
+
+/* The port's buffer, free to be filled with `n_bytes` of payload. */
+static unsigned char *begin_send(struct wire *wire, int at, size_t n_bytes) {
+    struct port *port = &wire->send[at];
+    REQUIRE(n_bytes <= port->most_bytes, "%zu bytes of %s, at most %zu", n_bytes,
+            message_name(port->message), port->most_bytes);
+    wait_sent(wire, at);
+    return (unsigned char *)(port->envelope + 1);
+}
+
+static void end_send(struct wire *wire, int at, int layer, size_t n_bytes) {
+    struct port *port = &wire->send[at];
+    *port->envelope = (struct envelope){.message = (int32_t)port->message,
+                                        .slot = port->slot,
+                                        .layer = layer,
+                                        .lane = port->lane,
+                                        .use = port->n_uses++,
+                                        .n_bytes = (uint32_t)n_bytes};
+    port->active = true;
+    CHECK_MPI(MPI_Isend(port->envelope, (int)(sizeof *port->envelope + n_bytes), MPI_BYTE,
+                        port->peer, tag_of(port->message, port->slot, port->lane), wire->comm,
+                        &wire->send_request[at]));
+}
+
+static size_t mpi_scatter(struct wire *wire, struct address address, const struct value *value,
+                          const struct fan *fan) {
+    size_t total = 0;
+    for (int at = 0; at < fan->n_blocks; at++) {
+        const struct block *block = &fan->block[at];
+        int which = find_port(wire->send, wire->n_sends, address, block->peer);
+        size_t n_bytes = block_bytes(value, block);
+        copy_block(wire, value, block, begin_send(wire, which, n_bytes), true);
+        end_send(wire, which, address.layer, n_bytes);
+        total += n_bytes;
+    }
+    return total;
+}
+
+static size_t mpi_gather(struct wire *wire, struct address address, const struct value *value,
+                         const struct fan *fan) {
+    size_t total = 0;
+    for (int at = 0; at < fan->n_blocks; at++) {
+        const struct block *block = &fan->block[at];
+        int which = find_port(wire->receive, wire->n_receives, address, block->peer);
+        struct port *port = &wire->receive[which];
+        wait_arrival(wire, port, address);
+        size_t n_bytes = block_bytes(value, block);
+        if (port->envelope->layer != address.layer || port->envelope->n_bytes != n_bytes)
+            check_fail(
+                "rank %d: %s from rank %d: expected layer %d with %zu bytes, got layer %d with "
+                "%u bytes",
+                wire->options.rank, message_name(address.message), block->peer, address.layer,
+                n_bytes, port->envelope->layer, port->envelope->n_bytes);
+        copy_block(wire, value, block, (unsigned char *)(port->envelope + 1), false);
+        port->n_uses += 1;
+        post_receive(wire, which);
+        total += n_bytes;
+    }
+    return total;
+}
+
+static void mpi_drain(struct wire *wire) {
+    for (int at = 0; at < wire->n_sends; at++)
+        wait_sent(wire, at);
+}
+
+static void mpi_close(struct wire *wire) {
+    if (!wire) return;
+    for (int at = 0; at < wire->n_receives; at++) {
+        if (wire->receive[at].active) { /* a cancelled receive completes without its sender */
+            CHECK_MPI(MPI_Cancel(&wire->receive_request[at]));
+            CHECK_MPI(MPI_Wait(&wire->receive_request[at], MPI_STATUS_IGNORE));
+        }
+        free(wire->receive[at].envelope);
+    }
+    for (int at = 0; at < wire->n_sends; at++)
+        free(wire->send[at].envelope);
+    free(wire->receive);
+    free(wire->send);
+    free(wire->receive_request);
+    free(wire->send_request);
+    free(wire->index);
+    free(wire->status);
+    free(wire);
+}
+
+const struct wire_ops wire_mpi = {
+    .name = "mpi",
+    .total_order = false,
+    .capturable = false,
+    .open = mpi_open,
+    .scatter = mpi_scatter,
+    .gather = mpi_gather,
+    .progress = mpi_progress,
+    .drain = mpi_drain,
+    .close = mpi_close,
+};
+
+/* ---- headers: a wire of its own with one message --------------------------------------------- */
+
+struct control {
+    struct wire *wire;
+    int n_peers; /* of the leader; 0 elsewhere */
+};
+
+struct control *control_open(const struct wire_options *options, int n_ranks, size_t most_bytes) {
+    struct control *control = check_alloc(1, sizeof *control);
+    struct wire_options own = *options;
+    struct incoming in = {MESSAGE_STEP, 0, 0, most_bytes};
+    struct outgoing *out = check_alloc((size_t)n_ranks, sizeof *out);
+    bool leader = options->rank == 0;
+    control->n_peers = leader ? n_ranks - 1 : 0;
+    for (int peer = 0; peer < control->n_peers; peer++)
+        out[peer] = (struct outgoing){MESSAGE_STEP, 0, peer + 1, most_bytes};
+    own.incoming = &in;
+    own.n_incoming = leader ? 0 : 1;
+    own.outgoing = out;
+    own.n_outgoing = control->n_peers;
+    struct fault fault = {0};
+    REQUIRE(mpi_open(&control->wire, &own, &fault), "%s", fault.text);
+    free(out);
+    return control;
+}
+
+void control_post(struct control *control, int slot, const void *data, size_t n_bytes) {
+    for (int peer = 0; peer < control->n_peers; peer++) {
+        int at = slot * control->n_peers + peer;
+        memcpy(begin_send(control->wire, at, n_bytes), data, n_bytes);
+        end_send(control->wire, at, 0, n_bytes);
+    }
+}
+
+size_t control_take(struct control *control, int slot, void *data) {
+    struct port *port = &control->wire->receive[slot];
+    wait_arrival(control->wire, port, (struct address){MESSAGE_STEP, slot, 0, 0});
+    size_t n_bytes = port->envelope->n_bytes;
+    memcpy(data, port->envelope + 1, n_bytes);
+    port->n_uses += 1;
+    post_receive(control->wire, slot);
+    return n_bytes;
+}
+
+void control_close(struct control *control) {
+    if (!control) return;
+    mpi_drain(control->wire);
+    mpi_close(control->wire);
+    free(control);
+}
