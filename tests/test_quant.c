@@ -6,26 +6,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "quant.h"
-
-static unsigned char *read_file(const char *path, size_t *n_bytes) {
-    FILE *file = fopen(path, "rb");
-    assert_non_null(file);
-    assert_int_equal(fseek(file, 0, SEEK_END), 0);
-    *n_bytes = (size_t)ftell(file);
-    rewind(file);
-    unsigned char *bytes = malloc(*n_bytes);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *n_bytes, file), *n_bytes);
-    fclose(file);
-    return bytes;
-}
+#include "scratch.h"
 
 struct record {
     char name[8];
@@ -62,7 +49,8 @@ static void check_record(const struct record *record, const unsigned char *block
 static void blocks_unpack_as_another_engine_does(void **state) {
     (void)state;
     size_t n_bytes, at = 0;
-    unsigned char *bytes = read_file(TESTS_DIR "/quant/golden.bin", &n_bytes);
+    unsigned char *bytes = scratch_read(TESTS_DIR "/quant/golden.bin", &n_bytes);
+    assert_non_null(bytes);
     int n_records = 0;
     while (at < n_bytes) {
         struct record record;
