@@ -1,0 +1,16 @@
+/* trace.h - the recorded spans of all ranks as a picture: Chrome's trace event format, which
+ * Perfetto and chrome://tracing read. */
+#ifndef LAMINA_TRACE_H
+#define LAMINA_TRACE_H
+
+#include "topology.h"
+
+/* Spans each rank can record: about 19 MiB. */
+enum { TRACE_SPANS = 400000 };
+
+/* Collective: every rank's spans, on the leader's clock, into `path` (leader; replaced atomically).
+ * One process a rank, one lane for compute and one for messages. A file that cannot be written is
+ * logged, not fatal. */
+void trace_write_timeline(const struct topology *topology, const char *path);
+
+#endif

@@ -1,0 +1,486 @@
+/* generate.c - `lamina generate`: compose a run, walk it, say how it ended.
+ *
+ * Opening goes in stages, each agreed over the ranks before the next, so that a fault on one rank
+ * is said once and ends all of them. Only here stands which device and which wire a run uses. The
+ * leader reads the model and the requests; attention ranks never open a file.
+ */
+#include "generate.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "batch.h"
+#include "clock.h"
+#include "decode.h"
+#include "desk.h"
+#include "log.h"
+#include "model.h"
+#include "program.h"
+#include "report.h"
+#include "resources.h"
+#include "results.h"
+#include "topology.h"
+#include "trace.h"
+#include "weights.h"
+
+/* Start and end of a run may read and write whole files: their waits get this many deadlines. */
+enum { PATIENCE = 30 };
+
+/* Sizes when nothing was asked for. */
+enum { DEFAULT_MAX_BATCH = 32, DEFAULT_MAX_ROWS = 256 };
+
+/* Everything a run holds, in the order it is opened. */
+struct run {
+    const struct options *options;
+    struct environment environment;
+    struct topology topology;
+    struct resources resources;
+    /* model ranks */
+    struct gguf gguf;
+    struct model model;
+    struct graph graph;
+    struct program program;
+    struct weights weights;
+    /* all ranks */
+    struct service service;
+    struct batch_limits limits;
+    const struct device_ops *device_ops;
+    struct device *device;
+    const struct wire_ops *wire_ops; /* NULL when colocated */
+    struct wire *wire;
+    struct control *control;
+    struct batch *batch;
+    struct decode *decode;
+    /* the leader */
+    struct tokenizer *tokenizer;
+    const struct chat_template *chat_template;
+    struct fault template_fault;
+    struct request_rules rules;
+    struct results *results;
+    struct desk *desk;
+    struct desk_counts desk_counts;
+    struct report *report;
+    bool all_answered; /* a resume found nothing left to do */
+};
+
+/* ---- signals ----------------------------------------------------------------------------------
+ */
+
+static volatile sig_atomic_t stop_requested; /* the signal's number, or 1 for a reason of our own */
+
+static void on_stop(int number) {
+    bool again = stop_requested != 0 && number != SIGUSR1;
+    if (again) check_exit_now(128 + number);
+    stop_requested = number;
+}
+
+static void on_stop_elsewhere(int number) {
+    (void)number; /* the leader decides; the headers tell */
+}
+
+/* Only the leader acts on a signal. */
+static void catch_signals(bool leader) {
+    static const int caught[] = {SIGINT, SIGTERM, SIGUSR1};
+    struct sigaction action = {.sa_handler = leader ? on_stop : on_stop_elsewhere,
+                               .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    for (size_t at = 0; at < sizeof caught / sizeof *caught; at++)
+        sigaction(caught[at], &action, NULL);
+}
+
+/* ---- stages of opening ------------------------------------------------------------------------
+ */
+
+static bool agree(struct run *run, struct fault *fault, const char *what) {
+    return topology_agree(&run->topology, fault, what, run->options->deadline_s * PATIENCE);
+}
+
+static bool is_model(const struct run *run) {
+    return run->topology.role == ROLE_MODEL;
+}
+
+static bool is_colocated(const struct run *run) {
+    return run->topology.layout.attention_ranks == 0;
+}
+
+/* The model's header, and the program made of it. */
+static void open_model(struct run *run, struct fault *fault) {
+    if (!is_model(run)) return;
+    if (!gguf_open(&run->gguf, run->options->model, fault)) return;
+    if (!model_read(&run->model, &run->gguf, fault)) return;
+    graph_open(&run->graph, (int)sizeof(float));
+    model_write_graph(&run->graph, &run->model);
+    program_open(&run->program, &run->graph, is_colocated(run));
+    service_open(&run->service, &run->program);
+}
+
+/* Attention ranks learn the program's messages and shapes; all learn the partition. */
+static void share_service(struct run *run) {
+    double seconds = run->options->deadline_s;
+    struct service *service = &run->service;
+    struct exchange *exchange = service->exchange;
+    topology_broadcast(&run->topology, service, sizeof *service, "the program's shapes", seconds);
+    service->exchange = exchange;
+    size_t n_bytes = (size_t)service->n_exchanges * sizeof *exchange;
+    if (!service->exchange) service->exchange = check_alloc(1, n_bytes);
+    topology_broadcast(&run->topology, service->exchange, n_bytes, "the program's messages",
+                       seconds);
+}
+
+static void open_partition(struct run *run, struct fault *fault) {
+    struct layout layout = run->topology.layout;
+    if (layout_partition(&layout, run->options, run->service.n_kv_heads, fault))
+        topology_partition(&run->topology, &layout);
+}
+
+/* What the leader derives without asking the other ranks. */
+static void derive_limits(struct run *run, struct fault *fault) {
+    const struct options *options = run->options;
+    struct batch_limits *limits = &run->limits;
+    const struct service *service = &run->service;
+    *limits = (struct batch_limits){
+        .n_slots = options->slots > 0  ? options->slots
+                   : is_colocated(run) ? 1
+                                       : 2,
+        .max_batch = options->max_batch > 0 ? options->max_batch : DEFAULT_MAX_BATCH,
+        .max_rows = options->max_rows,
+        .context = options->context > 0 ? options->context : run->model.context,
+        .n_owners = run->topology.layout.sequences,
+        .n_heads = service->n_heads,
+        .n_kv_heads = service->n_kv_heads,
+        .head_dim = service->head_dim,
+    };
+    if (limits->max_rows < 0) /* room for the batch and a chunk of prompt beside it */
+        limits->max_rows =
+            limits->max_batch > DEFAULT_MAX_ROWS / 2 ? 2 * limits->max_batch : DEFAULT_MAX_ROWS;
+    if (options->max_batch < 0 && limits->max_batch > limits->max_rows)
+        limits->max_batch = limits->max_rows;
+    limits->max_picked = limits->max_batch;
+    if (limits->max_rows < limits->max_batch) {
+        fault_user(fault,
+                   "--max-rows %d is less than --max-batch %d: every running sequence has a row",
+                   limits->max_rows, limits->max_batch);
+    } else if (limits->context > run->model.context) {
+        fault_user(fault, "--context %d exceeds the model's %d tokens", limits->context,
+                   run->model.context);
+    }
+}
+
+/* Pages this rank's memory can hold; INT32_MAX on a rank without KV. */
+static int64_t own_pages(const struct run *run, struct fault *fault) {
+    const struct options *options = run->options;
+    bool attention = !is_model(run);
+    const struct program *program = is_model(run) ? &run->program : NULL;
+    int64_t arena =
+        (int64_t)decode_arena_bytes(program, &run->service, &run->limits, options->kv_type);
+    int64_t fixed = arena + (is_model(run) ? (int64_t)run->gguf.file_bytes * 11 / 10 : 0);
+    int64_t left = run->resources.memory_bytes - fixed;
+    if (left <= 0) {
+        fault_user(fault,
+                   "rank %d (%s) needs %lld MiB for %s, and may use %lld MiB (%s): a smaller "
+                   "--max-rows or --max-batch, or more memory per rank",
+                   run->topology.rank, role_name(run->topology.role), (long long)fixed >> 20,
+                   attention ? "messages" : "weights and activations",
+                   (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
+        return 0;
+    }
+    if (!attention && !is_colocated(run)) return INT32_MAX;
+    if (options->kv_tokens >= 0) return INT32_MAX; /* asked for: no budget to derive */
+    int n_kv_heads = attention ? layout_heads(&run->topology.layout, run->service.n_kv_heads,
+                                              run->topology.head_index)
+                                     .n
+                               : run->service.n_kv_heads;
+    int64_t budget = options->kv_memory >= 0 ? options->kv_memory : left;
+    return budget / (int64_t)decode_page_bytes(&run->service, n_kv_heads, options->kv_type);
+}
+
+/* Agree on the KV pages of an owner: what was asked for, or the least that any rank's memory holds,
+ * but never more than can be used. */
+static void agree_pages(struct run *run, struct fault *fault) {
+    struct batch_limits *limits = &run->limits;
+    size_t n_ranks = (size_t)run->topology.n_ranks;
+    int64_t mine = own_pages(run, fault);
+    int64_t *all = check_alloc(n_ranks, sizeof *all);
+    topology_collect(&run->topology, &mine, sizeof mine, all, "KV budgets",
+                     run->options->deadline_s);
+    if (run->topology.leader) {
+        int64_t most = (int64_t)limits->n_slots * limits->max_batch * kv_pages_for(limits->context);
+        int64_t pages = most;
+        for (int rank = 0; rank < run->topology.n_ranks; rank++)
+            pages = all[rank] < pages ? all[rank] : pages;
+        if (run->options->kv_tokens >= 0) {
+            pages = run->options->kv_tokens / limits->n_owners / PAGE_TOKENS;
+            pages = pages < most ? pages : most;
+        }
+        limits->n_pages = (int)pages;
+        if (pages < 1)
+            fault_user(fault,
+                       "the KV budget of an attention rank holds no page of %d tokens: raise "
+                       "--kv-tokens or --kv-memory",
+                       PAGE_TOKENS);
+    }
+    free(all);
+    topology_broadcast(&run->topology, limits, sizeof *limits, "limits", run->options->deadline_s);
+}
+
+/* Tokenizer, template and output: the leader's side of the desk. */
+static void open_text(struct run *run, struct fault *fault) {
+    const struct options *options = run->options;
+    if (!run->topology.leader) return;
+    char fingerprint[33];
+    gguf_fingerprint(&run->gguf, fingerprint);
+    if (!tokenizer_open(&run->tokenizer, &run->gguf, fault)) return;
+    bool found = options->chat_template
+                     ? template_find_name(&run->chat_template, options->chat_template, fault)
+                     : template_find(&run->chat_template, &run->gguf, &run->template_fault);
+    if (!found && options->chat_template) return;
+    if (!results_open(&run->results, options, fingerprint, fault)) return;
+    if (options->resume && !results_all_answered(run->results, &run->all_answered, fault)) return;
+    run->rules = (struct request_rules){
+        .tokenizer = run->tokenizer,
+        .chat_template = run->chat_template,
+        .template_fault = &run->template_fault,
+        .options = options,
+        .context = run->limits.context,
+        .kv_tokens = (int64_t)run->limits.n_pages * PAGE_TOKENS,
+        .model_name = run->model.name,
+    };
+}
+
+static void open_desk(struct run *run, struct fault *fault) {
+    if (!run->topology.leader) return;
+    int ahead = 4 * run->limits.n_slots * run->limits.max_batch;
+    if (!desk_open(&run->desk, &run->rules, run->results, ahead < 256 ? 256 : ahead, fault)) return;
+    report_open(&run->report, run->options, run->desk);
+}
+
+static void progress(void *argument) {
+    struct run *run = argument;
+    if (run->wire) run->wire_ops->progress(run->wire);
+}
+
+static void open_device(struct run *run, struct fault *fault) {
+    bool alone = run->topology.n_ranks == 1;
+    struct device_options device = {.n_threads = run->resources.n_threads,
+                                    .isa = (int)run->options->isa,
+                                    .progress = alone ? NULL : progress,
+                                    .progress_argument = run};
+    run->device_ops = &device_cpu;
+    if (!run->device_ops->open(&run->device, &device, fault)) return;
+}
+
+static void prepare_device(struct run *run) {
+    const struct batch_limits *limits = &run->limits;
+    bool attends = !is_model(run) || is_colocated(run);
+    struct head_share heads = {0, limits->n_kv_heads};
+    if (!is_model(run))
+        heads = layout_heads(&run->topology.layout, limits->n_kv_heads, run->topology.head_index);
+    struct device_limits device = {
+        .n_slots = limits->n_slots,
+        .max_rows = limits->max_rows,
+        .max_picked = limits->max_picked,
+        .max_sequences = limits->n_slots * limits->max_batch,
+        .context = limits->context,
+        .vocabulary = is_model(run) ? run->model.vocabulary : 0,
+        .n_heads = attends ? limits->n_heads / limits->n_kv_heads * heads.n : 0,
+        .n_kv_heads = attends ? heads.n : 0,
+        .head_dim = attends ? limits->head_dim : 0,
+    };
+    run->device_ops->prepare(run->device, &device);
+    if (is_model(run))
+        weights_open(&run->weights, &run->graph, &run->gguf, run->device_ops, run->device,
+                     limits->context);
+}
+
+/* ---- the wire ---------------------------------------------------------------------------------
+ */
+
+/* The messages this rank exchanges with each peer, and their largest sizes. */
+static void list_messages(const struct run *run, struct incoming *in, struct outgoing *out,
+                          struct wire_options *wire) {
+    const struct layout *layout = &run->topology.layout;
+    const struct service *service = &run->service;
+    size_t kv_element = run->options->kv_type == KV_F32 ? 4 : 2;
+    int first = is_model(run) ? layout->model_ranks : 0;
+    int end = is_model(run) ? run->topology.n_ranks : layout->model_ranks;
+    for (int peer = first; peer < end; peer++) {
+        int attention = is_model(run) ? peer - layout->model_ranks : run->topology.index;
+        struct head_share heads =
+            layout_heads(layout, service->n_kv_heads, attention % layout->heads);
+        size_t rows = (size_t)run->limits.max_rows, dim = (size_t)service->head_dim;
+        size_t q_heads = (size_t)(service->n_heads / service->n_kv_heads * heads.n);
+        size_t q = rows * q_heads * dim * sizeof(float);
+        size_t kv = rows * (size_t)heads.n * 2 * dim * kv_element;
+        for (int lane = 0; lane < service->n_lanes; lane++) {
+            if (is_model(run)) {
+                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_Q, lane, peer, q};
+                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_KV, lane, peer, kv};
+                in[wire->n_incoming++] = (struct incoming){MESSAGE_OUT, lane, peer, q};
+            } else {
+                in[wire->n_incoming++] = (struct incoming){MESSAGE_Q, lane, peer, q};
+                in[wire->n_incoming++] = (struct incoming){MESSAGE_KV, lane, peer, kv};
+                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_OUT, lane, peer, q};
+            }
+        }
+    }
+}
+
+static void open_wire(struct run *run, struct fault *fault) {
+    if (run->topology.n_ranks == 1) return;
+    size_t most = 2 * (size_t)run->topology.n_ranks * (size_t)run->service.n_lanes;
+    struct incoming *in = check_alloc(most, sizeof *in);
+    struct outgoing *out = check_alloc(most, sizeof *out);
+    struct wire_options wire = {.comm = run->topology.comm,
+                                .rank = run->topology.rank,
+                                .n_slots = run->limits.n_slots,
+                                .deadline_s = run->options->deadline_s,
+                                .progress = run->options->wire_progress,
+                                .device = run->device_ops,
+                                .incoming = in,
+                                .outgoing = out};
+    list_messages(run, in, out, &wire);
+    run->wire_ops = &wire_mpi;
+    run->wire_ops->open(&run->wire, &wire, fault);
+    run->control = control_open(&wire, run->topology.n_ranks, header_most_bytes(&run->limits));
+    free(in);
+    free(out);
+}
+
+/* ---- the loop ---------------------------------------------------------------------------------
+ */
+
+/* Once a step on the leader: progress lines, and stopping when the desk cannot go on. */
+static void tick(void *argument) {
+    struct run *run = argument;
+    struct fault fault = {0};
+    if (!stop_requested && desk_failed(run->desk, &fault)) stop_requested = 1;
+    struct batch_counts counts = batch_counts(run->batch);
+    report_tick(run->report, &counts);
+}
+
+static void open_decode(struct run *run) {
+    struct batch_options batch = {.limits = run->limits,
+                                  .topology = &run->topology,
+                                  .control = run->control,
+                                  .desk = run->desk,
+                                  .device_ops = run->device_ops,
+                                  .device = run->device,
+                                  .stop = &stop_requested,
+                                  .tick = run->topology.leader ? tick : NULL,
+                                  .tick_argument = run};
+    batch_open(&run->batch, &batch);
+    struct decode_options decode = {.topology = &run->topology,
+                                    .service = &run->service,
+                                    .program = is_model(run) ? &run->program : NULL,
+                                    .weights = is_model(run) ? &run->weights : NULL,
+                                    .device_ops = run->device_ops,
+                                    .device = run->device,
+                                    .wire_ops = run->wire_ops,
+                                    .wire = run->wire,
+                                    .batch = run->batch,
+                                    .limits = &run->limits,
+                                    .kv_type = run->options->kv_type,
+                                    .q_first = run->options->q_first};
+    decode_open(&run->decode, &decode);
+}
+
+/* Open everything up to the loop. False with a fault agreed by all ranks. */
+static bool open_run(struct run *run, struct fault *fault) {
+    open_model(run, fault);
+    if (!agree(run, fault, "reading of the model's header")) return false;
+    share_service(run);
+    open_partition(run, fault);
+    if (!agree(run, fault, "agreement on the partition")) return false;
+    resources_find(&run->resources, run->options, &run->environment, &run->topology);
+    if (is_model(run)) derive_limits(run, fault);
+    if (!agree(run, fault, "agreement on the batch")) return false;
+    topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",
+                       run->options->deadline_s);
+    agree_pages(run, fault);
+    if (!agree(run, fault, "agreement on KV budgets")) return false;
+    open_text(run, fault);
+    if (!agree(run, fault, "opening of the output")) return false;
+    topology_broadcast(&run->topology, &run->all_answered, sizeof run->all_answered,
+                       "what is answered already", run->options->deadline_s);
+    if (run->all_answered) return true;
+    open_device(run, fault);
+    if (!agree(run, fault, "opening of devices")) return false;
+    report_start(&run->topology, &run->resources, &run->limits, &run->service, run->options,
+                 run->device_ops->describe(run->device));
+    open_desk(run, fault);
+    if (!agree(run, fault, "opening of the input")) return false;
+    prepare_device(run);
+    open_wire(run, fault);
+    if (!agree(run, fault, "loading of weights")) return false;
+    open_decode(run);
+    return true;
+}
+
+static void close_run(struct run *run) {
+    decode_close(run->decode);
+    batch_close(run->batch);
+    control_close(run->control);
+    if (run->wire) run->wire_ops->close(run->wire);
+    weights_close(&run->weights);
+    if (run->device) run->device_ops->close(run->device);
+    if (run->results) results_close(run->results);
+    tokenizer_close(run->tokenizer);
+    service_close(&run->service);
+    program_close(&run->program);
+    graph_close(&run->graph);
+    gguf_close(&run->gguf);
+    clock_record_close();
+    topology_close(&run->topology);
+}
+
+/* The leader's exit code, after the desk has written what is finished. */
+static int end_code(struct run *run) {
+    struct fault fault = {0};
+    struct batch_counts counts = batch_counts(run->batch);
+    if (stop_requested) desk_stop(run->desk);
+    if (!desk_close(run->desk, &run->desk_counts, &fault)) {
+        log_error("%s", fault.text);
+        return (int)fault.kind;
+    }
+    const struct result_counts *results = &run->desk_counts.results;
+    bool unfinished = run->desk_counts.n_running > 0 || !run->desk_counts.all_read ||
+                      run->desk_counts.n_ready > 0;
+    int code = stop_requested && unfinished                     ? EXIT_RESUMABLE
+               : results->n_failed + results->n_kept_failed > 0 ? EXIT_REQUESTS
+                                                                : EXIT_DONE;
+    report_end(run->report, &counts, &run->desk_counts, code);
+    return code;
+}
+
+int generate_run(int argc, char **argv, const struct options *options) {
+    struct run run = {.options = options};
+    struct fault fault = {0};
+    int code = EXIT_DONE;
+    environment_read(&run.environment);
+    log_setup(options->log_level, options->log_json);
+    if (!topology_open(&run.topology, options, options_hash(argc, argv), &fault)) {
+        if (run.topology.rank == 0) log_error("%s", fault.text);
+        return (int)fault.kind;
+    }
+    catch_signals(run.topology.leader);
+    clock_record_open(options->timeline ? TRACE_SPANS : 0);
+    if (!open_run(&run, &fault)) {
+        if (run.topology.leader) log_error("%s", fault.text);
+        close_run(&run);
+        return (int)fault.kind;
+    }
+    if (run.all_answered) {
+        if (run.topology.leader) code = report_all_answered(options, results_counts(run.results));
+    } else {
+        decode_run(run.decode);
+        if (run.topology.leader) code = end_code(&run);
+        report_roles(&run.topology, &run.service);
+        if (options->timeline) trace_write_timeline(&run.topology, options->timeline);
+    }
+    topology_broadcast(&run.topology, &code, sizeof code, "the end of the job",
+                       options->deadline_s * PATIENCE);
+    close_run(&run);
+    return code;
+}
