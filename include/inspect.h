@@ -1,0 +1,16 @@
+/* inspect.h - the command `lamina inspect`: what a file holds, for people.
+ *
+ * One process, no MPI. Text from the file is escaped before it is printed.
+ */
+#ifndef LAMINA_INSPECT_H
+#define LAMINA_INSPECT_H
+
+#include "options.h"
+
+/* Print the GGUF file options->model to stdout: the file, its keys (long texts and arrays cut), its
+ * tensors, totals per storage type. Returns the exit code: EXIT_DONE, or after one line on stderr
+ * EXIT_USER for a file that cannot be opened or is damaged, EXIT_WORLD when stdout cannot be
+ * written. */
+int inspect_run(const struct options *options);
+
+#endif

@@ -1,0 +1,148 @@
+/* inspect.c - `lamina inspect FILE`: a GGUF file printed for people. See inspect.h.
+ *
+ * The invariant: everything that came from the file goes through log_escape, so that a hostile name
+ * cannot drive a terminal. Nothing is judged here: a file opens, so it is well-formed; whether it
+ * is a model that lamina runs is model.c's to say. A JSON form was left out: gguf_dump.py of
+ * llama.cpp is that already.
+ */
+#include "inspect.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "gguf.h"
+
+enum {
+    SHOWN_NUMBERS = 8, /* of an array */
+    SHOWN_STRINGS = 4,
+    SHOWN_BYTES = 96, /* of a text, after escaping */
+    NAME_WIDTH = 44
+};
+
+static void print_file(const struct gguf *gguf) {
+    char path[512], fingerprint[33];
+    size_t n_parameters = 0;
+    for (size_t tensor = 0; tensor < gguf->n_tensors; tensor++) {
+        const size_t *dim = gguf->tensor[tensor].dim;
+        n_parameters += dim[0] * dim[1] * dim[2] * dim[3];
+    }
+    gguf_fingerprint(gguf, fingerprint);
+    printf("file         %s\n", log_escape(path, sizeof path, gguf->path, strlen(gguf->path)));
+    printf("format       GGUF version %d, %d part%s, %zu bytes (%.1f MiB)\n", gguf->version,
+           gguf->n_parts, gguf->n_parts == 1 ? "" : "s", gguf->file_bytes,
+           (double)gguf->file_bytes / 1048576);
+    printf("alignment    %zu bytes\n", gguf->alignment);
+    printf("keys         %zu\n", gguf->n_keys);
+    printf("tensors      %zu, %zu parameters\n", gguf->n_tensors, n_parameters);
+    printf("fingerprint  %s\n", fingerprint);
+}
+
+static void print_string(const struct gguf_string *string) {
+    char text[SHOWN_BYTES + 4];
+    printf("\"%s\"", log_escape(text, sizeof text, string->text, string->n_bytes));
+    if (string->n_bytes > SHOWN_BYTES) printf(" (%zu bytes)", string->n_bytes);
+}
+
+static void print_element(const struct gguf_value *value, enum gguf_kind kind, size_t index) {
+    switch (kind) {
+    case GGUF_STRING: print_string(&value->string[index]); break;
+    case GGUF_BOOL: fputs(gguf_array_int(value, index) ? "true" : "false", stdout); break;
+    case GGUF_F32: printf("%.9g", gguf_array_float(value, index)); break;
+    case GGUF_F64: printf("%.17g", gguf_array_float(value, index)); break;
+    case GGUF_U64: {
+        uint64_t number;
+        memcpy(&number, (const unsigned char *)value->data + index * sizeof number, sizeof number);
+        printf("%" PRIu64, number);
+        break;
+    }
+    default: printf("%" PRId64, gguf_array_int(value, index)); break;
+    }
+}
+
+static void print_key(const struct gguf_key *key) {
+    const struct gguf_value *value = &key->value;
+    bool is_array = value->kind == GGUF_ARRAY;
+    enum gguf_kind kind = is_array ? value->element : value->kind;
+    char name[256], kind_text[64];
+    log_escape(name, sizeof name, key->name.text, key->name.n_bytes);
+    snprintf(kind_text, sizeof kind_text, is_array ? "%s[%zu]" : "%s", gguf_kind_name(kind),
+             value->n_elements);
+    printf("%-*s  %-14s  ", NAME_WIDTH, name, kind_text);
+    if (is_array) {
+        size_t n_shown = kind == GGUF_STRING ? SHOWN_STRINGS : SHOWN_NUMBERS;
+        putchar('[');
+        for (size_t element = 0; element < value->n_elements && element < n_shown; element++) {
+            if (element) fputs(", ", stdout);
+            print_element(value, kind, element);
+        }
+        fputs(value->n_elements > n_shown ? ", ...]" : "]", stdout);
+    } else {
+        print_element(value, kind, 0);
+    }
+    putchar('\n');
+}
+
+static void print_tensor(const struct gguf_tensor *tensor) {
+    char name[512], shape[96];
+    int at = 0;
+    for (int dim = 0; dim < tensor->n_dims; dim++) {
+        at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%zu", dim ? " x " : "",
+                       tensor->dim[dim]);
+    }
+    printf("%-*s  %-5s  %-23s  %12zu\n", NAME_WIDTH,
+           log_escape(name, sizeof name, tensor->name, strlen(tensor->name)),
+           quant_types[tensor->type].name, shape, tensor->n_bytes);
+}
+
+static void print_totals(const struct gguf *gguf) {
+    struct {
+        size_t n_tensors, n_parameters, n_bytes;
+    } total[QUANT_TYPES + 1] = {{0}};
+    for (size_t at = 0; at < gguf->n_tensors; at++) {
+        const struct gguf_tensor *tensor = &gguf->tensor[at];
+        int rows[2] = {(int)tensor->type, QUANT_TYPES};
+        for (int row = 0; row < 2; row++) {
+            total[rows[row]].n_tensors++;
+            total[rows[row]].n_parameters +=
+                tensor->dim[0] * tensor->dim[1] * tensor->dim[2] * tensor->dim[3];
+            total[rows[row]].n_bytes += tensor->n_bytes;
+        }
+    }
+    printf("\n%-5s  %8s  %14s  %14s\n", "TYPE", "TENSORS", "PARAMETERS", "BYTES");
+    for (int type = 0; type <= QUANT_TYPES; type++) {
+        if (total[type].n_tensors == 0 && type != QUANT_TYPES) continue;
+        printf("%-5s  %8zu  %14zu  %14zu\n", type == QUANT_TYPES ? "all" : quant_types[type].name,
+               total[type].n_tensors, total[type].n_parameters, total[type].n_bytes);
+    }
+}
+
+static void print_gguf(const struct gguf *gguf) {
+    print_file(gguf);
+    printf("\n%-*s  %-14s  %s\n", NAME_WIDTH, "KEY", "KIND", "VALUE");
+    for (size_t key = 0; key < gguf->n_keys; key++)
+        print_key(&gguf->key[key]);
+    printf("\n%-*s  %-5s  %-23s  %12s\n", NAME_WIDTH, "TENSOR", "TYPE", "SHAPE (innermost first)",
+           "BYTES");
+    for (size_t tensor = 0; tensor < gguf->n_tensors; tensor++)
+        print_tensor(&gguf->tensor[tensor]);
+    print_totals(gguf);
+}
+
+int inspect_run(const struct options *options) {
+    struct gguf gguf;
+    struct fault fault = {0};
+    if (!options->model) {
+        fault_user(&fault, "inspect: no file named (lamina inspect FILE)");
+    } else if (gguf_open(&gguf, options->model, &fault)) {
+        print_gguf(&gguf);
+        gguf_close(&gguf);
+        if (fflush(stdout) != 0 || ferror(stdout))
+            fault_world(&fault, "inspect: cannot write to stdout: %s", strerror(errno));
+    }
+    if (fault.kind == FAULT_NONE) return EXIT_DONE;
+    log_error("%s", fault.text);
+    return (int)fault.kind;
+}

@@ -1,0 +1,132 @@
+/* `lamina inspect`: what it prints of a file made by hand, that it escapes, and its exit codes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "image.h"
+#include "inspect.h"
+#include "scratch.h"
+
+/* Run the command with stdout going to `target`; returns its exit code. */
+static int run(const char *model, const char *target) {
+    struct options options = {.command = COMMAND_INSPECT, .model = model};
+    fflush(stdout);
+    int kept = dup(STDOUT_FILENO);
+    assert_true(kept >= 0);
+    FILE *file = fopen(target, "w");
+    assert_non_null(file);
+    assert_true(dup2(fileno(file), STDOUT_FILENO) >= 0);
+    int code = inspect_run(&options);
+    fflush(stdout);
+    clearerr(stdout);
+    assert_true(dup2(kept, STDOUT_FILENO) >= 0);
+    close(kept);
+    fclose(file);
+    return code;
+}
+
+static const char *make(void) {
+    static char path[256];
+    struct image image = {0};
+    struct fault fault = {0};
+    image_header(&image, 2, 9);
+    image_key_string(&image, "general.name", "\033[2Jcleared\n");
+    image_key_u32(&image, "llama.block_count", 30);
+    image_key_f32(&image, "eps", 0.25f);
+    image_key_bool(&image, "yes", true);
+    image_key(&image, "big", GGUF_U64);
+    image_u64(&image, UINT64_MAX);
+    image_key_array(&image, "numbers", GGUF_I32, 9);
+    for (uint32_t number = 0; number < 9; number++)
+        image_u32(&image, number - 1);
+    image_key_array(&image, "tokens", GGUF_STRING, 5);
+    for (int token = 0; token < 5; token++)
+        image_string(&image, "ab");
+    char text[301];
+    memset(text, 'x', 300);
+    text[300] = 0;
+    image_key_string(&image, "text", text);
+    image_key_array(&image, "nothing", GGUF_F64, 0);
+    image_tensor(&image, "blk.0.\a.weight", 64, 3, 8, 0); /* Q8_0: 2 blocks of 34 bytes a row */
+    image_tensor(&image, "norm", 10, 0, 0, 224);
+    image_align(&image, 32);
+    image_room(&image, 224 + 40);
+    snprintf(path, sizeof path, "%s", scratch_path("inspected.gguf"));
+    assert_true(image_write(&image, path, &fault));
+    image_close(&image);
+    return path;
+}
+
+/* The printed line that begins with `name`, its runs of spaces made one. */
+static void line_is(const char *printed, const char *name, const char *wanted) {
+    char line[512] = "";
+    size_t n_line = 0;
+    const char *at = printed;
+    while (at && strncmp(at, name, strlen(name)) != 0) {
+        at = strchr(at, '\n');
+        if (at) at++;
+    }
+    if (!at) fail_msg("no line begins with '%s'", name);
+    for (; *at && *at != '\n' && n_line + 1 < sizeof line; at++) {
+        if (*at != ' ' || line[n_line - 1] != ' ') line[n_line++] = *at;
+    }
+    assert_string_equal(line, wanted);
+}
+
+static void a_file_is_printed(void **state) {
+    (void)state;
+    const char *path = make();
+    char wanted[512];
+    size_t n_printed;
+    assert_int_equal(run(path, scratch_path("printed")), EXIT_DONE);
+    char *printed = (char *)scratch_read(scratch_path("printed"), &n_printed);
+    assert_non_null(printed);
+    printed[n_printed] = 0; /* scratch_read leaves room */
+
+    snprintf(wanted, sizeof wanted, "file %s", path);
+    line_is(printed, "file ", wanted);
+    line_is(printed, "tensors ", "tensors 2, 202 parameters");
+    line_is(printed, "alignment ", "alignment 32 bytes");
+    line_is(printed, "general.name", "general.name string \"\\x1b[2Jcleared\\x0a\"");
+    line_is(printed, "llama.block_count", "llama.block_count u32 30");
+    line_is(printed, "eps", "eps f32 0.25");
+    line_is(printed, "yes", "yes bool true");
+    line_is(printed, "big", "big u64 18446744073709551615");
+    line_is(printed, "numbers", "numbers i32[9] [-1, 0, 1, 2, 3, 4, 5, 6, ...]");
+    line_is(printed, "tokens", "tokens string[5] [\"ab\", \"ab\", \"ab\", \"ab\", ...]");
+    line_is(printed, "nothing", "nothing f64[0] []");
+    assert_non_null(strstr(printed, "xxx...\" (300 bytes)\n"));
+    line_is(printed, "blk.0.", "blk.0.\\x07.weight Q8_0 64 x 3 204");
+    line_is(printed, "norm", "norm F32 10 40");
+    line_is(printed, "Q8_0", "Q8_0 1 192 204");
+    line_is(printed, "F32", "F32 1 10 40");
+    line_is(printed, "all", "all 2 202 244");
+    for (size_t at = 0; at < n_printed; at++)
+        assert_true(printed[at] == '\n' || (unsigned char)printed[at] >= 0x20);
+    free(printed);
+}
+
+static void failures_have_their_code(void **state) {
+    (void)state;
+    assert_int_equal(run(scratch_path("absent.gguf"), scratch_path("printed")), EXIT_USER);
+    assert_int_equal(run(NULL, scratch_path("printed")), EXIT_USER);
+    assert_true(scratch_write(scratch_path("bad.gguf"), "not a model of any kind..", 25));
+    assert_int_equal(run(scratch_path("bad.gguf"), scratch_path("printed")), EXIT_USER);
+    if (access("/dev/full", W_OK) == 0) assert_int_equal(run(make(), "/dev/full"), EXIT_WORLD);
+}
+
+int main(void) {
+    log_setup(LOG_QUIET, false);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_file_is_printed),
+        cmocka_unit_test(failures_have_their_code),
+    };
+    return cmocka_run_group_tests(tests, scratch_open, scratch_close);
+}
