@@ -1,6 +1,7 @@
 /* GGUF files that are damaged: cut, with changed bytes, and headers made by hand to be wrong in one
  * way each. Every one must give one clear line or a well-formed model; run under the sanitizers
  * too. */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -374,11 +375,36 @@ static void malformed_headers_are_refused(void **state) {
     }
 }
 
+/* What the fuzz target found worth keeping (fuzz/fuzz_gguf.c), without its split pairs. */
+static void fuzzed_files_never_crash(void **state) {
+    (void)state;
+    DIR *corpus = opendir(TESTS_DIR "/fuzz/gguf");
+    assert_non_null(corpus);
+    int n_files = 0;
+    for (struct dirent *entry; (entry = readdir(corpus));) {
+        if (entry->d_name[0] == '.') continue;
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%s", TESTS_DIR "/fuzz/gguf", entry->d_name);
+        struct gguf gguf;
+        struct fault fault = {0};
+        if (gguf_open(&gguf, path, &fault)) {
+            assert_true(walk_gguf(&gguf));
+            gguf_close(&gguf);
+        } else {
+            assert_int_equal(fault.kind, FAULT_USER);
+        }
+        n_files++;
+    }
+    closedir(corpus);
+    assert_true(n_files > 10);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(corrupted_headers_never_crash),
         cmocka_unit_test(malformed_headers_are_refused),
+        cmocka_unit_test(fuzzed_files_never_crash),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

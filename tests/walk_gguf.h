@@ -84,7 +84,6 @@ static inline bool walk_tensor(const struct gguf *gguf, const struct gguf_tensor
 
 /* True when everything in *gguf is as gguf.h promises. */
 static inline bool walk_gguf(const struct gguf *gguf) {
-    static volatile uint64_t kept; /* so that no read is optimised away */
     uint64_t sum = 0;
     char hex[33];
     for (size_t key = 0; key < gguf->n_keys; key++) {
@@ -94,7 +93,7 @@ static inline bool walk_gguf(const struct gguf *gguf) {
         if (!walk_tensor(gguf, &gguf->tensor[tensor], &sum)) return false;
     }
     gguf_fingerprint(gguf, hex);
-    kept += sum;
+    __asm__ volatile("" : : "r"(sum)); /* so that no read is optimised away */
     return strlen(hex) == 32 && strspn(hex, "0123456789abcdef") == 32;
 }
 
