@@ -91,6 +91,7 @@ int graph_weight(struct graph *graph, const char *name, int rows, int columns);
 int graph_ids(struct graph *graph);
 int graph_positions(struct graph *graph);
 int graph_embed(struct graph *graph, const char *name, int ids, int weight);
+/* Normalises groups of as many columns as `weight` has. */
 int graph_norm(struct graph *graph, const char *name, int x, int weight, float eps);
 int graph_matmul(struct graph *graph, const char *name, int x, int weight, int bias);
 int graph_rope(struct graph *graph, const char *name, int x, int positions, struct rope rope);
