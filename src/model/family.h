@@ -1,0 +1,37 @@
+/* family.h - what the families share when they write a model. Private to src/model.
+ *
+ * Names follow the file format: the weight of part "attn_q" in layer 3 is "blk.3.attn_q.weight",
+ * and the node that uses it is called "blk.3.attn_q".
+ */
+#ifndef LAMINA_FAMILY_H
+#define LAMINA_FAMILY_H
+
+#include "graph.h"
+#include "model.h"
+
+/* x W^T of the layer's `part`, making `columns`; family_matmul_bias adds the part's bias. */
+int family_matmul(struct graph *graph, int layer, const char *part, int x, int columns);
+int family_matmul_bias(struct graph *graph, int layer, const char *part, int x, int columns);
+
+/* RMS norm of the layer's `part` over groups of `group` columns. */
+int family_norm(struct graph *graph, const struct model *model, int layer, const char *part, int x,
+                int group);
+
+/* Softmax attention of the model's heads over q, k, v, then its output projection, added to x. */
+int family_attention(struct graph *graph, const struct model *model, int layer, int x,
+                     const int qkv[3]);
+
+/* x + down(swiglu(gate, up)) of x normed. */
+int family_ffn(struct graph *graph, const struct model *model, int layer, int x);
+
+/* The embedding of the ids; and from the last residual to the sampled token. */
+int family_embed(struct graph *graph, const struct model *model);
+void family_head(struct graph *graph, const struct model *model, int x);
+
+/* How q (`n_heads`) or k of this model turns. `factors` is a weight index or -1. */
+struct rope family_rope(const struct model *model, int n_heads, bool interleaved, int factors);
+
+/* "blk.<layer>.<part>", for node names. */
+const char *family_name(char name[48], int layer, const char *part);
+
+#endif

@@ -1,0 +1,32 @@
+/* family_llama.c - Llama 1 to 3, Mistral, SmolLM and others of architecture "llama".
+ *
+ * Rope turns pairs of neighbours (2i, 2i + 1): GGUF files of this architecture hold q and k with
+ * their rows re-ordered for it. Llama 3.1 and later divide each frequency by a factor, which the
+ * file brings as rope_freqs.weight. Source: the GGUF specification's "llama" keys and tensor names.
+ */
+#include "family.h"
+
+void family_llama_write(struct graph *graph, const struct model *model) {
+    char name[48];
+    int x = family_embed(graph, model);
+    int positions = graph_positions(graph);
+    int factors = model->rope_factors
+                      ? graph_weight(graph, "rope_freqs.weight", 1, model->n_rotated / 2)
+                      : -1;
+    const struct rope q_rope = family_rope(model, model->n_heads, true, factors);
+    const struct rope k_rope = family_rope(model, model->n_kv_heads, true, factors);
+    int q_columns = model->n_heads * model->head_dim;
+    int kv_columns = model->n_kv_heads * model->head_dim;
+
+    for (int layer = 0; layer < model->n_layers; layer++) {
+        int normed = family_norm(graph, model, layer, "attn_norm", x, model->hidden);
+        int q = family_matmul(graph, layer, "attn_q", normed, q_columns);
+        int k = family_matmul(graph, layer, "attn_k", normed, kv_columns);
+        int v = family_matmul(graph, layer, "attn_v", normed, kv_columns);
+        q = graph_rope(graph, family_name(name, layer, "attn_q_rope"), q, positions, q_rope);
+        k = graph_rope(graph, family_name(name, layer, "attn_k_rope"), k, positions, k_rope);
+        x = family_attention(graph, model, layer, x, (const int[]){q, k, v});
+        x = family_ffn(graph, model, layer, x);
+    }
+    family_head(graph, model, x);
+}
