@@ -37,14 +37,19 @@ struct slice {
     int n_steps;
     struct step *step;
     int n_attention;   /* of the gap behind this slice; 0 behind the last */
-    int *attention;    /* its attention nodes, in the order their messages go */
+    int *attention;    /* its attention nodes, in the order their messages go: Q, KV of each */
     int n_kept;        /* values kept across the gap behind this slice */
     int *kept;         /* node indices, rising */
     size_t kept_bytes; /* a row; what the minimum cut minimised */
 };
 
-/* Where a node's value lives in a slot's arena. Offsets and sizes are in bytes per row; multiply by
- * the arena's rows. A view (OP_COLUMNS) lies inside its input. */
+/* Where a node's value lives in a slot's arena. Offsets and sizes are in bytes per row, multiples
+ * of 64; multiply by the arena's rows. A view (OP_COLUMNS) lies inside its input. What the header
+ * gives (ids, positions) has no place: offset 0, not to be used.
+ *
+ * A place is reused once its value is read for the last time. q, k and v stay until their OUT is
+ * gathered; OUT's place is its own from SCATTER_Q on, so a receive may stand open there; a sample
+ * stays through the next step. No operator's output overlaps its inputs. */
 struct place {
     size_t offset;    /* of the allocation's first byte, per row */
     int first_column; /* of a view within the allocation's row */
