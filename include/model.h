@@ -37,7 +37,8 @@ struct model_family {
 
 /* Read and check hyperparameters; products that overflow, heads that do not divide, unsupported
  * architectures and features (experts, yarn, ...) are the user's fault, named with what is
- * supported. */
+ * supported. So is a tensor that is missing, of another shape than the family's graph needs, or
+ * not named by that graph at all. */
 bool model_read(struct model *model, const struct gguf *gguf, struct fault *fault);
 
 /* Write the whole model: embedding to sampling. */
