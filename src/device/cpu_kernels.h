@@ -21,8 +21,10 @@ enum panel {
     PANEL_F16, /* per k: 16 halves */
     PANEL_BF16,
     PANEL_Q8,   /* per 32 k: 16 half scales; per k 16 int8 */
-    PANEL_Q4,   /* per 32 k: 16 half scales, 16 half minima; 4 x 16 words of 8 nibbles */
-    PANEL_Q5,   /* the same, then 16 words of 32 high bits */
+    PANEL_Q4_0, /* per 32 k: 16 half scales; 4 x 16 words of 8 nibbles (the "Q4 codes") */
+    PANEL_Q4_1, /* per 32 k: 16 half scales, 16 half minima; Q4 codes */
+    PANEL_Q5_0, /* per 32 k: 16 half scales; Q4 codes, 16 words of 32 high bits ("Q5 codes") */
+    PANEL_Q5_1, /* per 32 k: 16 half scales, 16 half minima; Q5 codes */
     PANEL_Q4_K, /* per 256 k: 16 half d, 16 half dmin, 8 x 16 scales, 8 x 16 minima; 8 x Q4 codes */
     PANEL_Q5_K, /* the same with Q5 codes */
     PANEL_Q6_K, /* per 256 k: 16 half d, 16 x 16 int8 scales; 8 x (Q4 codes, 2 x 16 words of 2 bits)

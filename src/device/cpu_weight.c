@@ -17,10 +17,10 @@ static enum panel panel_of(enum quant type) {
     case QUANT_F16: return PANEL_F16;
     case QUANT_BF16: return PANEL_BF16;
     case QUANT_Q8_0: return PANEL_Q8;
-    case QUANT_Q4_0:
-    case QUANT_Q4_1: return PANEL_Q4;
-    case QUANT_Q5_0:
-    case QUANT_Q5_1: return PANEL_Q5;
+    case QUANT_Q4_0: return PANEL_Q4_0;
+    case QUANT_Q4_1: return PANEL_Q4_1;
+    case QUANT_Q5_0: return PANEL_Q5_0;
+    case QUANT_Q5_1: return PANEL_Q5_1;
     case QUANT_Q4_K: return PANEL_Q4_K;
     case QUANT_Q5_K: return PANEL_Q5_K;
     case QUANT_Q6_K: return PANEL_Q6_K;
@@ -36,8 +36,10 @@ static const struct {
     [PANEL_F16] = {1, 32},
     [PANEL_BF16] = {1, 32},
     [PANEL_Q8] = {32, 32 + 512},
-    [PANEL_Q4] = {32, 64 + 256},
-    [PANEL_Q5] = {32, 64 + 320},
+    [PANEL_Q4_0] = {32, 32 + 256},
+    [PANEL_Q4_1] = {32, 64 + 256},
+    [PANEL_Q5_0] = {32, 32 + 320},
+    [PANEL_Q5_1] = {32, 64 + 320},
     [PANEL_Q4_K] = {256, 320 + 8 * 256},
     [PANEL_Q5_K] = {256, 320 + 8 * 320},
     [PANEL_Q6_K] = {256, 288 + 8 * 384},
@@ -88,17 +90,15 @@ static void pack_small(enum quant type, const unsigned char *block, unsigned cha
     }
     bool five = type == QUANT_Q5_0 || type == QUANT_Q5_1;
     bool minimum = type == QUANT_Q4_1 || type == QUANT_Q5_1;
-    /* the types without a minimum are centred: (q - 8) d = q d + (-8 d), exact in float and half */
-    float centre = five ? -16.0f : -8.0f;
-    put_half(to + 32, lane,
-             minimum ? get_half(block + 2) : quant_to_f16(centre * quant_from_f16(d)));
+    if (minimum) put_half(to + 32, lane, get_half(block + 2));
+    unsigned char *codes = to + (minimum ? 64 : 32);
     const unsigned char *high = block + (minimum ? 4 : 2);
     const unsigned char *low = high + (five ? 4 : 0);
     for (int k = 0; k < SUB; k++) {
         unsigned code = k < 16 ? low[k] & 15u : low[k - 16] >> 4;
         if (five) code |= (high[k / 8] >> k % 8 & 1u) << 4;
-        put_nibble(to + 64, lane, k, code);
-        if (five) put_bit5(to + 64 + 256, lane, k, code);
+        put_nibble(codes, lane, k, code);
+        if (five) put_bit5(codes + 256, lane, k, code);
     }
 }
 

@@ -1,0 +1,264 @@
+/* matmul and embed over every storage type: y = 0; for k rising y = fma(x[k], w[k], y); then +
+ * bias. w comes from quant_types[].unpack, which test_quant.c holds against another engine. */
+#include "device_plain.h"
+
+enum { MOST_ROWS = 64 };
+
+/* Where the half-precision scales of a block stand, -1: none. Any other byte may be anything. */
+static const int scale_at[QUANT_TYPES][2] = {
+    [QUANT_F32] = {-1, -1}, [QUANT_F16] = {-1, -1},   [QUANT_BF16] = {-1, -1},
+    [QUANT_Q8_0] = {0, -1}, [QUANT_Q4_0] = {0, -1},   [QUANT_Q4_1] = {0, 2},
+    [QUANT_Q5_0] = {0, -1}, [QUANT_Q5_1] = {0, 2},    [QUANT_Q4_K] = {0, 2},
+    [QUANT_Q5_K] = {0, 2},  [QUANT_Q6_K] = {208, -1},
+};
+
+/* Blocks of random bytes whose scales are at most `largest`; plain types hold floats up to it. */
+static unsigned char *roll_blocks(struct dice *dice, enum quant type, size_t n_elements,
+                                  float largest) {
+    size_t n_bytes = quant_bytes(type, n_elements);
+    unsigned char *blocks = take(n_bytes, 1);
+    size_t block_bytes = (size_t)quant_types[type].block_bytes;
+    for (size_t at = 0; at < n_bytes; at++)
+        blocks[at] = (unsigned char)roll(dice);
+    for (size_t block = 0; block < n_bytes; block += block_bytes) {
+        float value = roll_between(dice, -largest, largest);
+        uint16_t half = quant_to_f16(value), brain = quant_to_bf16(value);
+        if (type == QUANT_F32) memcpy(blocks + block, &value, sizeof value);
+        if (type == QUANT_F16) memcpy(blocks + block, &half, sizeof half);
+        if (type == QUANT_BF16) memcpy(blocks + block, &brain, sizeof brain);
+        for (int scale = 0; scale < 2; scale++) {
+            half = quant_to_f16(roll_between(dice, -largest, largest));
+            if (scale_at[type][scale] >= 0)
+                memcpy(blocks + block + scale_at[type][scale], &half, sizeof half);
+        }
+    }
+    return blocks;
+}
+
+/* A weight matrix with what it should do to `x`. */
+struct matmul_case {
+    enum quant type;
+    int rows, columns;     /* of the weight */
+    unsigned char *blocks; /* (rows, columns) as stored */
+    float *weight;         /* (rows, columns) unpacked */
+    float *bias;           /* (rows) */
+    float *x;              /* (MOST_ROWS, columns) */
+    float *bare, *biased;  /* (MOST_ROWS, rows) expected, without and with bias */
+};
+
+static struct matmul_case case_open(enum quant type, int rows, int columns, float largest) {
+    struct dice dice = {(uint64_t)type * 1000003 + (uint64_t)rows * 1009 + (uint64_t)columns};
+    size_t n_weights = (size_t)rows * (size_t)columns, n_out = (size_t)MOST_ROWS * (size_t)rows;
+    struct matmul_case c = {.type = type, .rows = rows, .columns = columns};
+    c.blocks = roll_blocks(&dice, type, n_weights, largest);
+    c.weight = take(n_weights, sizeof(float));
+    quant_types[type].unpack(c.blocks, n_weights, c.weight);
+    c.bias = roll_floats(&dice, (size_t)rows, -3, 3);
+    c.x = roll_floats(&dice, (size_t)MOST_ROWS * (size_t)columns, -2, 2);
+    c.bare = take(n_out, sizeof(float));
+    c.biased = take(n_out, sizeof(float));
+    for (int row = 0; row < MOST_ROWS; row++) {
+        for (int column = 0; column < rows; column++) {
+            const float *x = c.x + (size_t)row * (size_t)columns;
+            const float *w = c.weight + (size_t)column * (size_t)columns;
+            float y = 0;
+            for (int k = 0; k < columns; k++)
+                y = fmaf(x[k], w[k], y);
+            c.bare[row * rows + column] = y;
+            c.biased[row * rows + column] = y + c.bias[column];
+        }
+    }
+    return c;
+}
+
+static void case_close(struct matmul_case *c) {
+    free(c->blocks);
+    free(c->weight);
+    free(c->bias);
+    free(c->x);
+    free(c->bare);
+    free(c->biased);
+}
+
+/* Ask one device for the rows [first, first + n_rows) of x. */
+static void check_rows(const struct subject *subject, const struct matmul_case *c,
+                       const struct weight *weight, const struct weight *bias, int first,
+                       int n_rows) {
+    const float *expected = (bias ? c->biased : c->bare) + (size_t)first * (size_t)c->rows;
+    struct value x = value_of(subject, n_rows, c->columns, c->x + (size_t)first * c->columns);
+    struct value out = value_alloc(subject, n_rows, c->rows);
+    subject->ops->matmul(subject->device, n_rows, out, x, weight, bias);
+    size_t n = (size_t)n_rows * (size_t)c->rows;
+    float *got = take(n, sizeof *got);
+    value_read(subject, &out, n_rows, got);
+    char what[96];
+    snprintf(what, sizeof what, "%s (%d, %d) x %d rows%s", quant_types[c->type].name, c->rows,
+             c->columns, n_rows, bias ? " + bias" : "");
+    /* without promised bits: the rounding errors of a sum in any order, n^2 eps max|x| max|w| */
+    float most = 0;
+    for (size_t k = 0; k < (size_t)c->rows * (size_t)c->columns; k++)
+        most = fmaxf(most, fabsf(c->weight[k]));
+    check_floats(subject, what, expected, got, n,
+                 (float)c->columns * (float)c->columns * 0x1p-23f * 2 * most);
+    free(got);
+    value_release(subject, &x);
+    value_release(subject, &out);
+}
+
+static void check_case(const struct subject *subject, const struct matmul_case *c,
+                       const int *n_rows, int n_counts) {
+    struct tensor tensor = {"test", c->type, c->rows, c->columns, c->blocks};
+    struct weight *weight = subject->ops->load(subject->device, &tensor);
+    struct weight *bias = load_floats(subject, 1, c->rows, c->bias);
+    for (int count = 0; count < n_counts; count++) {
+        /* begin elsewhere each time: a row must not notice where it stands */
+        int first = (int)((unsigned)count * 7 % (unsigned)(MOST_ROWS + 1 - n_rows[count]));
+        check_rows(subject, c, weight, count % 2 ? bias : NULL, first, n_rows[count]);
+    }
+    subject->ops->unload(subject->device, weight);
+    subject->ops->unload(subject->device, bias);
+}
+
+static void check_shape(const struct subjects *subjects, enum quant type, int rows, int columns,
+                        const int *n_rows, int n_counts) {
+    struct matmul_case c = case_open(type, rows, columns, 0.125f);
+    for (int at = 0; at < subjects->n; at++)
+        check_case(&subjects->at[at], &c, n_rows, n_counts);
+    case_close(&c);
+}
+
+static const struct device_limits limits = {.n_slots = 1, .max_rows = MOST_ROWS, .max_picked = 1};
+
+static const int every_count[] = {1,  2,  3,  4,  5,  6,  7,  8,  9, 10,
+                                  11, 12, 13, 14, 16, 31, 33, 64, 1, 2};
+static const int few_counts[] = {1, 2, 3, 4, 5, 14};
+enum { N_EVERY = sizeof every_count / sizeof *every_count };
+enum { N_FEW = sizeof few_counts / sizeof *few_counts };
+
+/* Columns that the type's blocks allow: first one that is no multiple of the kernels' chunks. */
+static int odd_columns(enum quant type) {
+    int block = quant_types[type].block_elements;
+    return block == 1 ? 200 : block == 32 ? 576 : 768;
+}
+
+static void every_type_in_every_number_of_rows(void **state) {
+    (void)state;
+    struct subjects subjects = subjects_open(&limits);
+    for (enum quant type = 0; type < QUANT_TYPES; type++)
+        check_shape(&subjects, type, 40, odd_columns(type), every_count, N_EVERY);
+    subjects_close(&subjects);
+}
+
+static void weights_of_every_height(void **state) {
+    (void)state;
+    static const int heights[] = {200, 33, 17, 16, 15, 2};
+    struct subjects subjects = subjects_open(&limits);
+    for (enum quant type = 0; type < QUANT_TYPES; type++) {
+        int block = quant_types[type].block_elements;
+        int columns = block == 1 ? 328 : block == 32 ? 96 : 256;
+        for (size_t at = 0; at < sizeof heights / sizeof *heights; at++)
+            check_shape(&subjects, type, heights[at], columns, few_counts, N_FEW);
+    }
+    subjects_close(&subjects);
+}
+
+/* Tall enough for several groups of panels a thread, with a last panel that is not full. */
+static void tall_weights_are_shared_by_threads(void **state) {
+    (void)state;
+    static const enum quant types[] = {QUANT_F32, QUANT_F16, QUANT_Q8_0, QUANT_Q4_1, QUANT_Q6_K};
+    struct subjects subjects = subjects_open(&limits);
+    for (size_t at = 0; at < sizeof types / sizeof *types; at++) {
+        int block = quant_types[types[at]].block_elements;
+        check_shape(&subjects, types[at], 1031,
+                    block == 1    ? 200
+                    : block == 32 ? 96
+                                  : 256,
+                    few_counts, N_FEW);
+    }
+    subjects_close(&subjects);
+}
+
+/* Short rows of plain types: below one chunk, below one vector. */
+static void narrow_weights(void **state) {
+    (void)state;
+    struct subjects subjects = subjects_open(&limits);
+    for (enum quant type = 0; type < QUANT_Q8_0; type++) {
+        for (int columns = 1; columns < 36; columns += 7)
+            check_shape(&subjects, type, 33, columns, few_counts, N_FEW);
+    }
+    subjects_close(&subjects);
+}
+
+/* Rows of a table as the model file defines them: bits, up to the largest scale a half can hold. */
+static void embed_gives_the_rows_of_the_table(void **state) {
+    (void)state;
+    enum { N_IDS = 41 };
+    struct subjects subjects = subjects_open(&limits);
+    for (enum quant type = 0; type < QUANT_TYPES; type++) {
+        for (int large = 0; large < 2; large++) {
+            int columns = odd_columns(type), n_rows = MOST_ROWS;
+            struct matmul_case c = case_open(type, N_IDS, columns, large ? 65504.0f : 0.02f);
+            int32_t id[MOST_ROWS], position[MOST_ROWS], sequence[MOST_ROWS] = {0};
+            float *expected = take((size_t)n_rows * (size_t)columns, sizeof(float));
+            for (int row = 0; row < n_rows; row++) {
+                id[row] = (row * 29 + 40) % N_IDS;
+                position[row] = row;
+                memcpy(expected + (size_t)row * (size_t)columns,
+                       c.weight + (size_t)id[row] * (size_t)columns,
+                       (size_t)columns * sizeof *expected);
+            }
+            for (int at = 0; at < subjects.n; at++) {
+                const struct subject *subject = &subjects.at[at];
+                struct tensor tensor = {"table", type, N_IDS, columns, c.blocks};
+                struct weight *table = subject->ops->load(subject->device, &tensor);
+                struct value out = value_alloc(subject, n_rows, columns);
+                struct rows rows = {
+                    .n_rows = n_rows, .id = id, .position = position, .sequence = sequence};
+                subject->ops->embed(subject->device, &rows, out, table);
+                float *got = take((size_t)n_rows * (size_t)columns, sizeof *got);
+                value_read(subject, &out, n_rows, got);
+                check_floats(subject, quant_types[type].name, expected, got,
+                             (size_t)n_rows * (size_t)columns, 0);
+                free(got);
+                value_release(subject, &out);
+                subject->ops->unload(subject->device, table);
+            }
+            free(expected);
+            case_close(&c);
+        }
+    }
+    subjects_close(&subjects);
+}
+
+/* The definition itself: a double-precision product within the error bound of a chain of n fma,
+ * n 2^-24 sum |x w| (each rounding is at most half a unit of a partial sum). */
+static void the_definition_is_a_matrix_product(void **state) {
+    (void)state;
+    struct matmul_case c = case_open(QUANT_Q4_1, 40, 576, 0.125f);
+    for (int row = 0; row < MOST_ROWS; row++) {
+        for (int column = 0; column < c.rows; column++) {
+            double y = 0, size = 0;
+            for (int k = 0; k < c.columns; k++) {
+                double product =
+                    (double)c.x[row * c.columns + k] * (double)c.weight[column * c.columns + k];
+                y += product;
+                size += fabs(product);
+            }
+            double error = fabs((double)c.bare[row * c.rows + column] - y);
+            assert_true(error <= c.columns * 0x1p-24 * size);
+        }
+    }
+    case_close(&c);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_definition_is_a_matrix_product),
+        cmocka_unit_test(every_type_in_every_number_of_rows),
+        cmocka_unit_test(weights_of_every_height),
+        cmocka_unit_test(tall_weights_are_shared_by_threads),
+        cmocka_unit_test(narrow_weights),
+        cmocka_unit_test(embed_gives_the_rows_of_the_table),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
