@@ -29,7 +29,8 @@ enum panel {
     PANEL_Q5_K, /* the same with Q5 codes */
     PANEL_Q6_K, /* per 256 k: 16 half d, 16 x 16 int8 scales; 8 x (Q4 codes, 2 x 16 words of 2 bits)
                  */
-    PANEL_VECTOR, /* not panels: plain floats (norms, biases, tables of cosines then sines) */
+    PANEL_VECTOR, /* one row of floats (norms, biases, a weight of one row), or a table of cosines
+                     then sines */
 };
 enum { PANEL_ROWS = 16, PANEL_CHUNK = 256 };
 

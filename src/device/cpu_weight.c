@@ -163,7 +163,7 @@ struct weight *cpu_load(struct device *device, const struct tensor *tensor) {
     struct weight *weight = check_alloc(1, sizeof *weight);
     weight->rows = tensor->rows;
     weight->columns = tensor->columns;
-    if (tensor->rows == 1) { /* a norm or a bias, used element by element */
+    if (tensor->rows == 1) { /* a norm or a bias, used element by element; or a rank's only row */
         weight->panel = PANEL_VECTOR;
         weight->data = cpu_alloc((size_t)tensor->columns * sizeof(float));
         type->unpack(tensor->data, (size_t)tensor->columns, (float *)weight->data);
