@@ -7,17 +7,25 @@
  *
  * One definition per sum (docs/design.md section 6). Every float sum has one order, the same for
  * plain C, AVX2 and AVX-512, for any number of rows, threads and ranks. fma(a, b, c) is one
- * rounding. matmul      y = 0; for k rising: y = fma(x[k], w[k], y); then y + bias. w is the
- * unpacked weight. lane sum    element k goes to lane k mod 16; each lane is a chain in rising k;
- * then lane l += lane l+8, += l+4, += l+2, += l+1. norm: chain of fma(x, x, .); attention scores:
- * chain of fma(q, k, .), times scale; softmax sums: chain of additions. attention   blocks of 64
- * absolute positions in order: m = max of scores, p = exp(score - m), s = lane sum of p, a[d] =
- * chain of fma(p, v[d], .) in rising position. A block is folded into its span (8 blocks, 512
- * positions) and a finished span into the row's result, both by M = max(m1, m2), c1 = exp(m1 - M),
- * c2 = exp(m2 - M), s = fma(s1, c1, s2 * c2), a = fma(a1, c1, a2 * c2); into an empty state it is
- * copied. Output a * (1 / s). vocabulary  tiles of 1024 ids in order: m = max, s = lane sum of
- * exp(l - m); tiles folded as above. exp is exp16 of cpu_kernels.inc; sin, cos and log are computed
- * in double and rounded once.
+ * rounding; every other operation rounds too, from left to right.
+ *
+ *   matmul      y = 0; for k rising: y = fma(x[k], w[k], y); then y + bias. w is the unpacked
+ *               weight.
+ *   lane sum    element k goes to lane k mod 16; each lane is a chain in rising k; then lane
+ *               l += lane l+8, += l+4, += l+2, += l+1. norm: chain of fma(x, x, .); attention
+ *               scores: chain of fma(q, k, .), times scale; softmax sums: chain of additions.
+ *   norm        s = 1 / sqrt(lane sum of squares / columns + eps); out = x * s * weight.
+ *   rope        (a, b) -> fma(a, cos, -(b * sin)), fma(a, sin, b * cos).
+ *   swiglu      gate / (1 + exp(-gate)) * up.
+ *   attention   blocks of 64 absolute positions in order: m = max of scores, p = exp(score - m),
+ *               s = lane sum of p, a[d] = chain of fma(p, v[d], .) in rising position. A block is
+ *               folded into its span (8 blocks, 512 positions) and a finished span into the row's
+ *               result, both by M = max(m1, m2), c1 = exp(m1 - M), c2 = exp(m2 - M),
+ *               s = fma(s1, c1, s2 * c2), a = fma(a1, c1, a2 * c2); into an empty state it is
+ *               copied. Output a * (1 / s).
+ *   vocabulary  tiles of 1024 ids in order: m = max, s = lane sum of exp(l - m); tiles folded as
+ *               above.
+ *   exp         exp16 of cpu_kernels.inc; sin, cos and log are computed in double and rounded once.
  */
 #ifndef LAMINA_DEVICE_H
 #define LAMINA_DEVICE_H

@@ -201,11 +201,12 @@ static inline void check_floats(const struct subject *subject, const char *what,
 /* ---- values: a view of columns inside wider rows, with a pattern around it that must stay ------
  */
 
+/* Two NaNs, so that what reads or writes past a value shows. */
 enum { GAP_BEFORE = 3, GAP_COLUMNS = 5 };
-static const uint32_t gap_pattern = 0x7fc0dead; /* also a NaN: what reads it shows */
+static const uint32_t gap_of_inputs = 0x7fc0dead, gap_of_outputs = 0x7fc0f00d;
 
-/* Room for (rows, columns) floats, the pattern everywhere. Release with value_release. */
-static inline struct value value_alloc(const struct subject *subject, int rows, int columns) {
+static inline struct value value_filled(const struct subject *subject, int rows, int columns,
+                                        uint32_t pattern) {
     struct value value = {
         .offset = GAP_BEFORE * sizeof(float),
         .columns = columns,
@@ -214,12 +215,17 @@ static inline struct value value_alloc(const struct subject *subject, int rows, 
     };
     size_t n = GAP_BEFORE + (size_t)rows * (size_t)value.stride;
     value.buffer = subject->ops->alloc(subject->device, n * sizeof(float));
-    uint32_t *pattern = take(n, sizeof *pattern);
+    uint32_t *words = take(n, sizeof *words);
     for (size_t k = 0; k < n; k++)
-        pattern[k] = gap_pattern;
-    subject->ops->upload(subject->device, value.buffer, 0, pattern, n * sizeof *pattern);
-    free(pattern);
+        words[k] = pattern;
+    subject->ops->upload(subject->device, value.buffer, 0, words, n * sizeof *words);
+    free(words);
     return value;
+}
+
+/* Room for an output of (rows, columns) floats. Release with value_release. */
+static inline struct value value_alloc(const struct subject *subject, int rows, int columns) {
+    return value_filled(subject, rows, columns, gap_of_outputs);
 }
 
 static inline void value_release(const struct subject *subject, struct value *value) {
@@ -230,10 +236,10 @@ static inline size_t value_row(const struct value *value, int row) {
     return value->offset + (size_t)row * (size_t)value->stride * element_bytes(value->element);
 }
 
-/* A value holding `from` (rows, columns). */
+/* An input holding `from` (rows, columns). */
 static inline struct value value_of(const struct subject *subject, int rows, int columns,
                                     const float *from) {
-    struct value value = value_alloc(subject, rows, columns);
+    struct value value = value_filled(subject, rows, columns, gap_of_inputs);
     size_t n_bytes = (size_t)columns * sizeof *from;
     for (int row = 0; row < rows; row++)
         subject->ops->upload(subject->device, value.buffer, value_row(&value, row),
@@ -241,7 +247,7 @@ static inline struct value value_of(const struct subject *subject, int rows, int
     return value;
 }
 
-/* The (rows, columns) of a value of floats; fails when something was written around them. */
+/* The (rows, columns) of an output; fails when something was written around them. */
 static inline void value_read(const struct subject *subject, const struct value *value, int rows,
                               float *to) {
     size_t stride = (size_t)value->stride, columns = (size_t)value->columns;
@@ -249,12 +255,12 @@ static inline void value_read(const struct subject *subject, const struct value 
     uint32_t *words = take(n, sizeof *words);
     subject->ops->download(subject->device, words, value->buffer, 0, n * sizeof *words);
     for (size_t k = 0; k < GAP_BEFORE; k++)
-        assert_int_equal(words[k], gap_pattern);
+        assert_int_equal(words[k], gap_of_outputs);
     for (size_t row = 0; row < (size_t)rows; row++) {
         const uint32_t *at = words + GAP_BEFORE + row * stride;
         memcpy(to + row * columns, at, columns * sizeof *to);
         for (size_t k = columns; k < stride; k++)
-            assert_int_equal(at[k], gap_pattern);
+            assert_int_equal(at[k], gap_of_outputs);
     }
     free(words);
 }

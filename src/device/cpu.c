@@ -5,6 +5,7 @@
  * or by elements (add, swiglu), never inside a sum. Small operators run on the calling thread:
  * starting a team costs more than they do.
  */
+#include <fenv.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -117,6 +118,7 @@ static const struct cpu_kernels *find_kernels(int isa, struct fault *fault) {
 
 /* Rounding to nearest, subnormals kept, in every thread: part of the contract on bits. */
 static void set_float_mode(void) {
+    fesetround(FE_TONEAREST);
 #if defined(__x86_64__)
     _mm_setcsr(0x1f80);
 #endif

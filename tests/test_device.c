@@ -1,0 +1,163 @@
+/* Opening a device, its memory, and progress inside long operators. */
+#include <fenv.h>
+#include <pthread.h>
+
+#include "device_plain.h"
+
+static const struct device_limits limits = {.n_slots = 1, .max_rows = 8, .max_picked = 1};
+
+static void every_device_opens_by_its_own_choice(void **state) {
+    (void)state;
+    for (size_t kind = 0; kind < sizeof tested / sizeof *tested; kind++) {
+        const struct device_ops *ops = tested[kind].ops;
+        struct device_options options = {.n_threads = 2};
+        struct device *device;
+        struct fault fault = {0};
+        assert_true(ops->open(&device, &options, &fault));
+        assert_int_equal(fault.kind, FAULT_NONE);
+        assert_non_null(strstr(ops->describe(device), ops->name));
+        ops->close(device); /* without prepare */
+        ops->close(NULL);
+    }
+}
+
+/* Plain C is always there; of the others each opens or says what the processor lacks. */
+static void a_missing_instruction_set_is_the_users_fault(void **state) {
+    (void)state;
+    for (int isa = 1; isa <= 3; isa++) {
+        struct device_options options = {.n_threads = 1, .isa = isa};
+        struct device *device;
+        struct fault fault = {0};
+        if (device_cpu.open(&device, &options, &fault)) {
+            assert_int_equal(fault.kind, FAULT_NONE);
+            device_cpu.close(device);
+        } else {
+            assert_int_not_equal(isa, 1);
+            assert_int_equal(fault.kind, FAULT_USER);
+            assert_non_null(strstr(fault.text, "--cpu-isa"));
+        }
+    }
+}
+
+static void memory_is_zeroed_and_keeps_what_it_is_given(void **state) {
+    (void)state;
+    struct subjects subjects = subjects_open(&limits);
+    for (int at = 0; at < subjects.n; at++) {
+        const struct device_ops *ops = subjects.at[at].ops;
+        struct device *device = subjects.at[at].device;
+        unsigned char bytes[100];
+        struct buffer *buffer = ops->alloc(device, sizeof bytes);
+        ops->download(device, bytes, buffer, 0, sizeof bytes);
+        for (size_t k = 0; k < sizeof bytes; k++)
+            assert_int_equal(bytes[k], 0);
+        ops->upload(device, buffer, 7, "lamina", 6);
+        ops->download(device, bytes, buffer, 5, 10);
+        assert_memory_equal(bytes, "\0\0lamina\0\0", 10);
+        const char *seen = ops->host(buffer);
+        if (seen) assert_memory_equal(seen + 7, "lamina", 6);
+        ops->release(device, buffer);
+        ops->release(device, NULL);
+        ops->unload(device, NULL);
+    }
+    subjects_close(&subjects);
+}
+
+static void elements_have_their_sizes(void **state) {
+    (void)state;
+    assert_int_equal(element_bytes(ELEMENT_F32), 4);
+    assert_int_equal(element_bytes(ELEMENT_I32), 4);
+    assert_int_equal(element_bytes(ELEMENT_F16), 2);
+    assert_int_equal(element_bytes(ELEMENT_BF16), 2);
+}
+
+/* Whatever a library has done to the mode of rounding before. */
+static void results_are_rounded_to_nearest(void **state) {
+    (void)state;
+    enum { N_ROWS = 64, COLUMNS = 1031, N = N_ROWS * COLUMNS };
+    struct dice dice = {9};
+    float *a = roll_floats(&dice, N, -1, 1), *b = roll_floats(&dice, N, -3e-3f, 3e-3f);
+    float *expected = take(N, sizeof(float)), *got = take(N, sizeof(float));
+    for (int k = 0; k < N; k++)
+        expected[k] = a[k] + b[k];
+    int mode = fegetround();
+    fesetround(FE_UPWARD);
+    struct subjects subjects = subjects_open(&limits);
+    for (int at = 0; at < subjects.n; at++) {
+        const struct subject *subject = &subjects.at[at];
+        struct value left = value_of(subject, N_ROWS, COLUMNS, a);
+        struct value right = value_of(subject, N_ROWS, COLUMNS, b);
+        struct value out = value_alloc(subject, N_ROWS, COLUMNS);
+        subject->ops->add(subject->device, N_ROWS, out, left, right);
+        value_read(subject, &out, N_ROWS, got);
+        check_floats(subject, "add", expected, got, N, 1e-6f);
+        value_release(subject, &left);
+        value_release(subject, &right);
+        value_release(subject, &out);
+    }
+    subjects_close(&subjects);
+    fesetround(mode);
+    free(a);
+    free(b);
+    free(expected);
+    free(got);
+}
+
+struct watch {
+    pthread_t opener;
+    int n_calls, n_by_others;
+};
+
+static void look(void *argument) {
+    struct watch *watch = argument;
+    watch->n_calls += 1;
+    watch->n_by_others += !pthread_equal(pthread_self(), watch->opener);
+}
+
+/* Progress is called by the opening thread, inside matmul, and changes nothing. */
+static void long_operators_let_the_wire_move(void **state) {
+    (void)state;
+    enum { ROWS = 1031, COLUMNS = 96, N_ROWS = 3 };
+    struct dice dice = {5};
+    float *x = roll_floats(&dice, N_ROWS * COLUMNS, -1, 1);
+    float *w = roll_floats(&dice, ROWS * COLUMNS, -1, 1);
+    float *expected = take(N_ROWS * ROWS, sizeof(float)), *got = take(N_ROWS * ROWS, sizeof(float));
+    for (int n_threads = 1; n_threads <= 2; n_threads++) {
+        for (int watched = 0; watched < 2; watched++) {
+            struct watch watch = {.opener = pthread_self()};
+            struct device_options options = {.n_threads = n_threads};
+            if (watched) options.progress = look, options.progress_argument = &watch;
+            struct subject subject = {.ops = &device_cpu, .exact = true};
+            struct fault fault = {0};
+            assert_true(device_cpu.open(&subject.device, &options, &fault));
+            device_cpu.prepare(subject.device, &limits);
+            struct weight *weight = load_floats(&subject, ROWS, COLUMNS, w);
+            struct value from = value_of(&subject, N_ROWS, COLUMNS, x);
+            struct value out = value_alloc(&subject, N_ROWS, ROWS);
+            device_cpu.matmul(subject.device, N_ROWS, out, from, weight, NULL);
+            value_read(&subject, &out, N_ROWS, watched ? got : expected);
+            assert_true(watched ? watch.n_calls > 1 : watch.n_calls == 0);
+            assert_int_equal(watch.n_by_others, 0);
+            if (watched) check_floats(&subject, "with progress", expected, got, N_ROWS * ROWS, 0);
+            value_release(&subject, &from);
+            value_release(&subject, &out);
+            device_cpu.unload(subject.device, weight);
+            device_cpu.close(subject.device);
+        }
+    }
+    free(x);
+    free(w);
+    free(expected);
+    free(got);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_device_opens_by_its_own_choice),
+        cmocka_unit_test(a_missing_instruction_set_is_the_users_fault),
+        cmocka_unit_test(memory_is_zeroed_and_keeps_what_it_is_given),
+        cmocka_unit_test(elements_have_their_sizes),
+        cmocka_unit_test(results_are_rounded_to_nearest),
+        cmocka_unit_test(long_operators_let_the_wire_move),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
