@@ -100,8 +100,7 @@ static inline words w_load(const unsigned char *p) {
                    _mm256_loadu_si256((const __m256i *)(p + 32))};
 }
 static inline __m256i bits(__m256i w, int shift, uint32_t mask) {
-    return _mm256_and_si256(_mm256_srl_epi32(w, _mm_cvtsi32_si128(shift)),
-                            _mm256_set1_epi32((int)mask));
+    return _mm256_and_si256(_mm256_srli_epi32(w, shift), _mm256_set1_epi32((int)mask));
 }
 static inline vec v_bits(words w, int shift, uint32_t mask) {
     return (vec){_mm256_cvtepi32_ps(bits(w.lo, shift, mask)),
@@ -109,11 +108,10 @@ static inline vec v_bits(words w, int shift, uint32_t mask) {
 }
 static inline vec v_bits2(words low, int shift, uint32_t mask, words high, int high_shift,
                           uint32_t high_mask, int place) {
-    __m128i up = _mm_cvtsi32_si128(place);
     __m256i lo = _mm256_or_si256(bits(low.lo, shift, mask),
-                                 _mm256_sll_epi32(bits(high.lo, high_shift, high_mask), up));
+                                 _mm256_slli_epi32(bits(high.lo, high_shift, high_mask), place));
     __m256i hi = _mm256_or_si256(bits(low.hi, shift, mask),
-                                 _mm256_sll_epi32(bits(high.hi, high_shift, high_mask), up));
+                                 _mm256_slli_epi32(bits(high.hi, high_shift, high_mask), place));
     return (vec){_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
 }
 

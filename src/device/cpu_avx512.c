@@ -84,15 +84,14 @@ static inline words w_load(const unsigned char *p) {
     return _mm512_loadu_si512(p);
 }
 static inline __m512i bits(__m512i w, int shift, uint32_t mask) {
-    return _mm512_and_si512(_mm512_srl_epi32(w, _mm_cvtsi32_si128(shift)),
-                            _mm512_set1_epi32((int)mask));
+    return _mm512_and_si512(_mm512_srli_epi32(w, (unsigned)shift), _mm512_set1_epi32((int)mask));
 }
 static inline vec v_bits(words w, int shift, uint32_t mask) {
     return _mm512_cvtepi32_ps(bits(w, shift, mask));
 }
 static inline vec v_bits2(words low, int shift, uint32_t mask, words high, int high_shift,
                           uint32_t high_mask, int place) {
-    __m512i up = _mm512_sll_epi32(bits(high, high_shift, high_mask), _mm_cvtsi32_si128(place));
+    __m512i up = _mm512_slli_epi32(bits(high, high_shift, high_mask), (unsigned)place);
     return _mm512_cvtepi32_ps(_mm512_or_si512(bits(low, shift, mask), up));
 }
 
