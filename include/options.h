@@ -1,10 +1,10 @@
-/* options.h - the command line: one struct, one table.
+/* options.h - the command line and the environment: one struct, one table.
  *
- * Every option of every command is one row of a table in options.c: name, letter, group, argument,
- * default, help, which commands take it, where it goes. Help texts and refusals are printed from
- * the table. Options whose part is not built yet are rows too, refused by name. Sizes are `512M`,
- * `40G` (powers of 1024), durations `90`, `90s`, `10m`, `1h30m`, `D-HH:MM:SS`, lists and ranges
- * `1,8,32`, `512-8192*2`, `1-9+2`.
+ * Every option of every command is one row of a table (src/job/options_table.c): name, letter,
+ * group, argument, default, help, which commands take it, where it goes. Defaults, help texts and
+ * refusals all come from the table. Options whose part is not built yet are rows too, refused by
+ * name. Sizes are `512M`, `40G` (powers of 1024), durations `90`, `90s`, `10m`, `1h30m`,
+ * `D-HH:MM:SS`.
  */
 #ifndef LAMINA_OPTIONS_H
 #define LAMINA_OPTIONS_H
@@ -28,13 +28,14 @@ enum isa_wish { ISA_WISH_AUTO, ISA_WISH_PLAIN, ISA_WISH_AVX2, ISA_WISH_AVX512 };
 /* "f32", "f16", "bf16". */
 const char *kv_type_name(enum kv_type type);
 
-/* Everything typed. Strings are borrowed from argv. -1 and NULL mean "not given: derive it". */
+/* Everything typed. Strings are borrowed from argv, which must outlive this. -1 and NULL mean "not
+ * given: derive it". */
 struct options {
     enum command command;
 
     /* files */
     const char *model;        /* -m; for inspect and slices also the operand */
-    const char *const *input; /* -i, (n_inputs) */
+    const char *const *input; /* -i, (n_inputs); the array is owned here, its words are argv's */
     int n_inputs;
     const char *output; /* -o; "-" is stdout */
     const char *errors; /* --errors: failed requests go here */
@@ -83,12 +84,17 @@ struct options {
     bool dot; /* slices --dot */
 };
 
-/* Parse argv (argv[1] is the command). False with a fault for anything unknown, malformed, out of
- * range or not built yet. `--help` and `--version` are handled by the caller through options_wants.
- */
-bool options_parse(struct options *options, int argc, char **argv, struct fault *fault);
+/* Fill *options with the defaults of the table, as if `lamina COMMAND` had been typed alone. */
+void options_defaults(struct options *options, enum command command);
 
-/* What main prints instead of running anything. */
+/* Parse argv (argv[1] is the command). False with a fault for anything unknown, malformed, out of
+ * range, contradictory or not built yet; then *options holds nothing to close. What depends on the
+ * world's size or on files is checked by topology and by those that open them. `--help` and
+ * `--version` are handled by the caller through options_wants. */
+bool options_parse(struct options *options, int argc, char **argv, struct fault *fault);
+void options_close(struct options *options);
+
+/* What main prints instead of running anything; `command` is set with OPTIONS_COMMAND_HELP. */
 enum options_wish { OPTIONS_RUN, OPTIONS_HELP, OPTIONS_COMMAND_HELP, OPTIONS_VERSION };
 enum options_wish options_wants(int argc, char **argv, enum command *command);
 
@@ -98,7 +104,11 @@ void options_print_command_help(enum command command, FILE *out);
 
 const char *command_name(enum command command);
 
-/* A hash over all that must be equal on every rank of a job: every option but --role. */
+/* True when `word` names a command that is built. */
+bool command_find(const char *word, enum command *command);
+
+/* A hash over all that must be equal on every rank of a job: every option but --role, however it
+ * was spelled, and the build (version and commit). argv must be one that options_parse takes. */
 uint64_t options_hash(int argc, char **argv);
 
 /* What the environment says; NULL or -1 when it does not. The only place that reads it. */
@@ -106,12 +116,16 @@ struct environment {
     int omp_threads;                                   /* OMP_NUM_THREADS */
     int slurm_cpus_per_task;                           /* SLURM_CPUS_PER_TASK */
     int slurm_tasks;                                   /* SLURM_NTASKS */
+    int slurm_het_size;                                /* SLURM_HET_SIZE: parts of a het job */
     int64_t slurm_mem_node_bytes, slurm_mem_cpu_bytes; /* SLURM_MEM_PER_NODE, SLURM_MEM_PER_CPU */
     bool launched;                                     /* by mpirun, srun or another launcher */
+    int launcher_size; /* ranks the launcher started, before MPI_Init can tell */
+    int launcher_rank; /* this one among them */
 };
 void environment_read(struct environment *environment);
 
-/* Parsers of values, shared with request files and jobs. False leaves *out untouched. */
+/* Parsers of values, shared with job files. The whole text must be the value; false leaves *out
+ * untouched. parse_real takes decimal numbers only (no inf, nan or hexadecimal). */
 bool parse_size(const char *text, int64_t *bytes);
 bool parse_duration(const char *text, double *seconds);
 bool parse_int(const char *text, int64_t least, int64_t most, int64_t *out);

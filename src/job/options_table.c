@@ -1,0 +1,365 @@
+/* options_table.c - every option of every command, one row each. See options_table.h.
+ *
+ * Owns names, defaults, ranges and help texts: parsing, help, the refusals and the hash over ranks
+ * read them here, and a test holds the man pages against these rows, so an option is added by
+ * adding a row (and its man page entry). Spelling follows vLLM for sampling and llama.cpp for the
+ * letters; `also` lists what those and others call the same thing, for suggestions only: a second
+ * accepted spelling would have to be kept for ever.
+ *
+ * An option of a part that is not built is a row with `unbuilt`, or a value with one. Reading such
+ * an option and dropping it would change what a job does without a word; refusing it unknown would
+ * send people looking for a typing mistake.
+ */
+#include "options_table.h"
+
+#include <string.h>
+
+#define TARGET(member) .target = (int)offsetof(struct options, member)
+#define LENGTH(array)  (sizeof(array) / sizeof(array)[0])
+
+enum { FOR_ALL = FOR_GENERATE | FOR_SLICES | FOR_INSPECT };
+
+static const char checkpoint_unbuilt[] = "keep the KV cache and generations in flight over a stop";
+
+static const struct option_choice output_orders[] = {
+    {"completion", OUTPUT_COMPLETION, NULL}, {"input", OUTPUT_INPUT, NULL}, {0}};
+static const struct option_choice input_orders[] = {
+    {"input", ORDER_INPUT, NULL}, {"longest", ORDER_LONGEST, NULL}, {0}};
+static const struct option_choice roles[] = {{"auto", ROLE_WISH_AUTO, NULL},
+                                             {"model", ROLE_WISH_MODEL, NULL},
+                                             {"attention", ROLE_WISH_ATTENTION, NULL},
+                                             {0}};
+static const struct option_choice kv_types[] = {
+    {"f32", KV_F32, NULL}, {"f16", KV_F16, NULL}, {"bf16", KV_BF16, NULL}, {0}};
+static const struct option_choice isas[] = {{"auto", ISA_WISH_AUTO, NULL},
+                                            {"plain", ISA_WISH_PLAIN, NULL},
+                                            {"avx2", ISA_WISH_AVX2, NULL},
+                                            {"avx512", ISA_WISH_AVX512, NULL},
+                                            {0}};
+static const struct option_choice log_levels[] = {{"quiet", LOG_QUIET, NULL},
+                                                  {"error", LOG_ERROR, NULL},
+                                                  {"warning", LOG_WARNING, NULL},
+                                                  {"note", LOG_NOTE, NULL},
+                                                  {"info", LOG_INFO, NULL},
+                                                  {"debug", LOG_DEBUG, NULL},
+                                                  {0}};
+static const struct option_choice devices[] = {
+    {"auto", 0, NULL}, {"cpu", 0, NULL}, {"cuda", 0, "put ranks of this role on GPUs"}, {0}};
+static const struct option_choice wires[] = {
+    {"auto", 0, NULL},
+    {"mpi", 0, NULL},
+    {"nccl", 0, "carry messages between GPUs by NCCL"},
+    {"device", 0, "let GPU kernels write messages themselves"},
+    {0}};
+static const struct option_choice prefills[] = {
+    {"auto", 0, NULL},
+    {"attention", 0, NULL},
+    {"model", 0, "prefill prompts on model ranks and hand their KV cache over"},
+    {0}};
+static const struct option_choice shares[] = {{"auto", 0, NULL}, {0}};
+
+/* clang-format off */
+static const struct option_row rows[] = {
+    /* ---- files ---- */
+    {.name = "model", .letter = 'm', .group = GROUP_FILES, .commands = FOR_ALL, .kind = OPTION_TEXT,
+     .argument = "FILE", TARGET(model),
+     .help = "model file (GGUF); any part of a split one", .also = "model-path hf-model",
+     .refused = "shape:", .refused_as = "run a model of given dimensions with made-up weights"},
+    {.name = "input", .letter = 'i', .group = GROUP_FILES, .commands = FOR_GENERATE,
+     .kind = OPTION_FILES, .argument = "FILE...", .target = NO_TARGET,
+     .help = "requests: OpenAI Batch JSONL, simple JSONL or .txt; several files in order; - is "
+             "standard input",
+     .also = "input-file prompt-file file"},
+    {.name = "output", .letter = 'o', .group = GROUP_FILES, .commands = FOR_GENERATE,
+     .kind = OPTION_TEXT, .argument = "FILE", TARGET(output),
+     .help = "answers, one line a request; - is standard output", .also = "output-file out"},
+    {.name = "errors", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "FILE", TARGET(errors), .derived = "the output",
+     .help = "lines of failed requests go here", .also = "error-file"},
+    {.name = "output-order", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "completion|input", TARGET(output_order), .choice = output_orders,
+     .initial = "completion",
+     .help = "write answers as they finish, or in the order of the input"},
+    {.name = "order", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "input|longest", TARGET(order), .choice = input_orders, .initial = "input",
+     .help = "start requests as they come, or the longest of those at hand first"},
+    {.name = "resume", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(resume), .constant = true,
+     .help = "go on with an output that is there: only requests without an answer are run",
+     .also = "continue"},
+    {.name = "overwrite", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(overwrite), .constant = true,
+     .help = "replace an output that is there", .also = "force"},
+    {.name = "retry-failed", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(retry_failed), .constant = true,
+     .help = "with --resume: run requests again whose line is an error"},
+    {.name = "strict", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(strict), .constant = true,
+     .help = "unknown keys fail a request; with --resume, so do requests that have changed"},
+    {.name = "dry-run", .group = GROUP_FILES, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(dry_run), .constant = true,
+     .help = "check options, model header and every input line, print what would be done, stop"},
+    {.name = "dot", .group = GROUP_FILES, .commands = FOR_SLICES, .kind = OPTION_FLAG, TARGET(dot),
+     .constant = true,
+     .help = "print a Graphviz digraph instead of text"},
+
+    /* ---- text ---- */
+    {.name = "chat", .group = GROUP_TEXT, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(chat), .constant = true,
+     .help = "plain prompts (.txt) become user messages", .also = "conversation"},
+    {.name = "system", .group = GROUP_TEXT, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "TEXT", TARGET(system),
+     .help = "with --chat: the system message in front of them",
+     .also = "system-prompt system-message"},
+    {.name = "chat-template", .group = GROUP_TEXT, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "NAME", TARGET(chat_template), .derived = "the model file's",
+     .help = "a recognised template by name"},
+
+    /* ---- sampling ---- */
+    {.name = "max-tokens", .letter = 'n', .group = GROUP_SAMPLING, .commands = FOR_GENERATE,
+     .kind = OPTION_INT, .argument = "N", TARGET(max_tokens), .least = 1, .most = 1e9,
+     .derived = "the rest of the context",
+     .help = "tokens generated for each choice at most",
+     .also = "n-predict predict max-new-tokens max-completion-tokens"},
+    {.name = "min-tokens", .group = GROUP_SAMPLING, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "N", TARGET(min_tokens), .most = 1e9, .initial = "0",
+     .help = "tokens generated before any may end the answer", .also = "min-new-tokens"},
+    {.name = "ignore-eos", .group = GROUP_SAMPLING, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     TARGET(ignore_eos), .constant = true,
+     .help = "the model's end tokens do not end an answer"},
+    {.name = "temperature", .group = GROUP_SAMPLING, .commands = FOR_GENERATE, .kind = OPTION_REAL,
+     .argument = "T", TARGET(temperature), .most = 100, .initial = "0",
+     .help = "0 is greedy", .also = "temp"},
+    {.name = "top-p", .group = GROUP_SAMPLING, .commands = FOR_GENERATE, .kind = OPTION_REAL,
+     .argument = "P", TARGET(top_p), .most = 1, .above_least = true, .initial = "1",
+     .help = "the likeliest tokens whose probabilities reach P; 1 is all"},
+    {.name = "top-k", .group = GROUP_SAMPLING, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "K", TARGET(top_k), .most = 1e9, .initial = "0",
+     .help = "the K likeliest tokens; 0 is all"},
+    {.name = "min-p", .group = GROUP_SAMPLING, .commands = FOR_GENERATE, .kind = OPTION_REAL,
+     .argument = "P", TARGET(min_p), .most = 1, .initial = "0",
+     .help = "tokens at least P times as likely as the likeliest; 0 is all"},
+    {.name = "presence-penalty", .group = GROUP_SAMPLING, .commands = FOR_GENERATE,
+     .kind = OPTION_REAL, .argument = "X", TARGET(presence_penalty), .least = -2, .most = 2,
+     .initial = "0",
+     .help = "off the logit of every token generated before"},
+    {.name = "frequency-penalty", .group = GROUP_SAMPLING, .commands = FOR_GENERATE,
+     .kind = OPTION_REAL, .argument = "X", TARGET(frequency_penalty), .least = -2, .most = 2,
+     .initial = "0",
+     .help = "the same, times how often it was generated"},
+    {.name = "repetition-penalty", .group = GROUP_SAMPLING, .commands = FOR_GENERATE,
+     .kind = OPTION_REAL, .argument = "X", TARGET(repetition_penalty), .most = 100,
+     .above_least = true, .initial = "1",
+     .help = "divides positive logits of tokens in prompt or answer, multiplies negative ones; 1 "
+             "is off",
+     .also = "repeat-penalty"},
+    {.name = "seed", .letter = 's', .group = GROUP_SAMPLING, .commands = FOR_GENERATE,
+     .kind = OPTION_SEED, .argument = "N", TARGET(seed), .initial = "0",
+     .help = "a request without a seed gets one made from this and its custom_id"},
+
+    /* ---- layout ---- */
+    {.name = "model-ranks", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "A", TARGET(model_ranks), .least = 1, .most = 1e6, .derived = "1",
+     .help = "ranks that hold the weights", .built_most = 1,
+     .beyond = "split or replicate the model over several model ranks"},
+    {.name = "attention-ranks", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "B", TARGET(attention_ranks), .most = 1e6, .derived = "all other ranks",
+     .help = "ranks that hold the KV cache; 0 is colocated: the model rank does attention itself"},
+    {.name = "role", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "auto|model|attention", TARGET(role), .choice = roles, .initial = "auto",
+     .help = "role of the ranks of this MPMD component; auto: the first ranks are model ranks"},
+    {.name = "partition", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_PARTITION,
+     .argument = "auto|heads=H,sequences=S", .target = NO_TARGET, .initial = "auto",
+     .help = "how attention ranks share the cache: by KV heads, by sequences, or both (H x S = "
+             "B); a part left out is 1"},
+    {.name = "slots", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "N", TARGET(slots), .least = 1, .most = 1024, .derived = "from the layout",
+     .help = "batches in flight: with 2, one computes while the other's attention runs",
+     .built_most = 2, .beyond = "rotate more batches over replicated model ranks"},
+    {.name = "threads", .letter = 't', .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
+     .kind = OPTION_INT, .argument = "N", TARGET(threads), .least = 1, .most = 4096,
+     .derived = "OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or the rank's cores",
+     .help = "threads of a rank"},
+    {.name = "kv-type", .group = GROUP_LAYOUT, .commands = FOR_GENERATE | FOR_SLICES,
+     .kind = OPTION_CHOICE, .argument = "f32|f16|bf16", TARGET(kv_type), .choice = kv_types,
+     .initial = "bf16",
+     .help = "type of the KV cache", .also = "cache-type-k cache-type-v kv-cache-dtype"},
+    {.name = "q-first", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_SWITCH,
+     .argument = "on|off", TARGET(q_first), .initial = "on",
+     .help = "attention starts on Q, over what is cached, before K and V are there"},
+    {.name = "wire-progress", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
+     .kind = OPTION_SWITCH, .argument = "on|off", TARGET(wire_progress), .initial = "on",
+     .help = "messages are driven while a rank computes"},
+    {.name = "deadline", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_DURATION,
+     .argument = "DURATION", TARGET(deadline_s), .initial = "60s",
+     .help = "longest wait for a message before the job stops, saying for what", .also = "timeout"},
+    {.name = "cpu-isa", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "auto|plain|avx2|avx512", TARGET(isa), .choice = isas, .initial = "auto",
+     .help = "instructions of the CPU kernels; all give the same bits"},
+    {.name = "model-device", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "auto|cpu", .target = NO_TARGET, .choice = devices, .initial = "auto",
+     .help = "what model ranks compute on"},
+    {.name = "attention-device", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
+     .kind = OPTION_CHOICE, .argument = "auto|cpu", .target = NO_TARGET, .choice = devices,
+     .initial = "auto",
+     .help = "what attention ranks compute on"},
+    {.name = "wire", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "auto|mpi", .target = NO_TARGET, .choice = wires, .initial = "auto",
+     .help = "what carries messages between ranks"},
+    {.name = "prefill", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "auto|attention", .target = NO_TARGET, .choice = prefills, .initial = "auto",
+     .help = "which ranks do the attention of prompts"},
+    {.name = "shares", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "auto", .target = NO_TARGET, .choice = shares, .initial = "auto",
+     .help = "how much of the cache each attention rank takes",
+     .beyond = "give attention ranks equal or stated shares of the cache"},
+    {.name = "model-width", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "W", .target = NO_TARGET,
+     .unbuilt = "split the model over W model ranks", .also = "tensor-parallel-size"},
+    {.name = "replicas", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "R", .target = NO_TARGET,
+     .unbuilt = "rotate batches over R copies of the model", .also = "data-parallel-size"},
+    {.name = "groups", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "G", .target = NO_TARGET,
+     .unbuilt = "run G independent groups of ranks, fed from the same requests"},
+    {.name = "no-prefix-cache", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
+     .kind = OPTION_FLAG, .target = NO_TARGET,
+     .unbuilt = "turn off the sharing of cached prompt beginnings, which is not there yet either",
+     .also = "no-enable-prefix-caching"},
+    {.name = "no-cache", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
+     .target = NO_TARGET,
+     .unbuilt = "ignore the stored choice of GPU kernels"},
+
+    /* ---- memory and batch ---- */
+    {.name = "context", .letter = 'c', .group = GROUP_MEMORY, .commands = FOR_GENERATE,
+     .kind = OPTION_INT, .argument = "N", TARGET(context), .least = 1, .most = 1e9,
+     .derived = "the model's",
+     .help = "tokens of prompt and answer together at most",
+     .also = "ctx-size max-model-len context-length"},
+    {.name = "kv-memory", .group = GROUP_MEMORY, .commands = FOR_GENERATE, .kind = OPTION_SIZE,
+     .argument = "SIZE", TARGET(kv_memory), .derived = "what the node has left",
+     .help = "KV cache of one attention rank"},
+    {.name = "kv-tokens", .group = GROUP_MEMORY, .commands = FOR_GENERATE, .kind = OPTION_COUNT,
+     .argument = "N", TARGET(kv_tokens), .least = 1, .most = 1e15, .derived = "from the memory",
+     .help = "KV cache of all attention ranks, in tokens"},
+    {.name = "max-batch", .group = GROUP_MEMORY, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "N", TARGET(max_batch), .least = 1, .most = 1e6, .derived = "from the memory",
+     .help = "sequences of a slot at most", .also = "max-num-seqs parallel batch-size"},
+    {.name = "max-rows", .group = GROUP_MEMORY, .commands = FOR_GENERATE, .kind = OPTION_INT,
+     .argument = "N", TARGET(max_rows), .least = 1, .most = 1e6,
+     .derived = "from the batch",
+     .help = "tokens computed in one step of a slot, prompt chunks included, at most",
+     .also = "max-num-batched-tokens ubatch-size"},
+
+    /* ---- checkpoint ---- */
+    {.name = "checkpoint", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "DIR", .target = NO_TARGET,
+     .unbuilt = checkpoint_unbuilt},
+    {.name = "checkpoint-interval", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
+     .kind = OPTION_DURATION, .argument = "DURATION", .target = NO_TARGET,
+     .unbuilt = checkpoint_unbuilt},
+    {.name = "checkpoint-kv", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
+     .kind = OPTION_TEXT, .argument = "auto|always|never", .target = NO_TARGET,
+     .unbuilt = checkpoint_unbuilt},
+    {.name = "keep-checkpoint", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
+     .kind = OPTION_FLAG, .target = NO_TARGET,
+     .unbuilt = checkpoint_unbuilt},
+    {.name = "restore", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "kv|recompute|auto", .target = NO_TARGET,
+     .unbuilt = checkpoint_unbuilt},
+    {.name = "time-limit", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
+     .kind = OPTION_DURATION, .argument = "DURATION|auto", .target = NO_TARGET,
+     .unbuilt = "stop in time before an allocation ends (a USR1 signal stops a job now)"},
+
+    /* ---- talk ---- */
+    {.name = "progress-interval", .group = GROUP_TALK, .commands = FOR_GENERATE,
+     .kind = OPTION_DURATION, .argument = "DURATION", TARGET(progress_interval_s),
+     .derived = "5s for a minute, then 60s",
+     .help = "between progress lines in a log"},
+    {.name = "status", .group = GROUP_TALK, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "FILE", TARGET(status),
+     .help = "the progress line as JSON, replaced atomically"},
+    {.name = "timeline", .group = GROUP_TALK, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "FILE", TARGET(timeline),
+     .help = "what every rank did when, as JSON for Perfetto or chrome://tracing"},
+    {.name = "timeline", .group = GROUP_TALK, .commands = FOR_INSPECT, .kind = OPTION_TEXT,
+     .argument = "FILE", .target = NO_TARGET,
+     .unbuilt = "turn a trace file into a timeline (generate --timeline writes one directly)"},
+    {.name = "trace", .group = GROUP_TALK, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
+     .argument = "FILE", .target = NO_TARGET,
+     .unbuilt = "record turns and steps in an HDF5 file (--timeline writes them as JSON now)"},
+    {.name = "log-level", .group = GROUP_TALK, .commands = FOR_ALL, .kind = OPTION_CHOICE,
+     .argument = "LEVEL", TARGET(log_level), .choice = log_levels, .initial = "note",
+     .help = "quiet, error, warning, note, info or debug"},
+    {.name = "log-json", .group = GROUP_TALK, .commands = FOR_ALL, .kind = OPTION_FLAG,
+     TARGET(log_json), .constant = true,
+     .help = "every message is a JSON object"},
+    {.name = "quiet", .letter = 'q', .group = GROUP_TALK, .commands = FOR_ALL,
+     .kind = OPTION_CONSTANT, TARGET(log_level), .constant = LOG_ERROR,
+     .help = "the same as --log-level error", .also = "silent"},
+};
+/* clang-format on */
+
+const struct option_row *options_rows(size_t *n) {
+    *n = LENGTH(rows);
+    return rows;
+}
+
+const char *options_group_title(enum option_group group) {
+    static const char *const titles[OPTION_GROUPS] = {
+        [GROUP_FILES] = "Files",
+        [GROUP_TEXT] = "Text",
+        [GROUP_SAMPLING] = "Sampling (a request's own values come first)",
+        [GROUP_LAYOUT] = "Layout",
+        [GROUP_MEMORY] = "Memory and batch",
+        [GROUP_CHECKPOINT] = "Checkpoint",
+        [GROUP_TALK] = "Messages",
+    };
+    return titles[group];
+}
+
+static const struct command_row commands[] = {
+    [COMMAND_GENERATE] = {"generate", "-m MODEL -i FILE... -o FILE [OPTION...]",
+                          "answer files of prompts", NULL},
+    [COMMAND_SLICES] = {"slices", "-m MODEL [--dot] [OPTION...]",
+                        "print what the converter made of a model", NULL},
+    [COMMAND_INSPECT] = {"inspect", "FILE [OPTION...]", "print what a model file holds", NULL},
+    [COMMANDS] = {"bench", "", "", "measure steps, attention, wires and replayed request traces"},
+    {"sweep", "", "", "measure many layouts and price them"},
+    {"plan", "", "", "predict throughput and cost of layouts from a few measurements"},
+};
+
+const struct command_row *options_commands(size_t *n) {
+    *n = LENGTH(commands);
+    return commands;
+}
+
+const struct option_row *options_find(const char *name, size_t n_bytes, enum command command) {
+    for (size_t row = 0; row < LENGTH(rows); row++) {
+        bool taken = rows[row].commands & 1u << command;
+        if (taken && strlen(rows[row].name) == n_bytes && !memcmp(rows[row].name, name, n_bytes))
+            return &rows[row];
+    }
+    return NULL;
+}
+
+bool command_find(const char *word, enum command *command) {
+    size_t n;
+    const struct command_row *row = options_commands(&n);
+    for (size_t index = 0; index < n; index++) {
+        if (strcmp(word, row[index].name) != 0 || row[index].unbuilt) continue;
+        *command = (enum command)index;
+        return true;
+    }
+    return false;
+}
+
+const char *command_name(enum command command) {
+    size_t n;
+    return options_commands(&n)[command].name;
+}
+
+const char *kv_type_name(enum kv_type type) {
+    static const char *const names[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
+    return names[type];
+}

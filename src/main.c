@@ -1,0 +1,160 @@
+/* main.c - the table of commands, and the life of the process around one of them.
+ *
+ * main owns what is once per process: MPI's start, the signals that are about the process itself
+ * (SIGPIPE, the launcher's death) and the exit code. It knows nothing of models or requests.
+ *
+ * The user's faults in options are found before anything is opened, and said once: under a launcher
+ * the ranks agree on whose complaint is printed, since an MPMD launch may have given them different
+ * ones.
+ */
+#include <errno.h>
+#include <mpi.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "generate.h"
+#include "inspect.h"
+#include "log.h"
+#include "options.h"
+#include "slices.h"
+#include "version.h"
+
+/* Each returns an exit code (enum exit_code), the same on every rank. */
+static int run_generate(int argc, char **argv, const struct options *options) {
+    return generate_run(argc, argv, options);
+}
+
+static int run_slices(int argc, char **argv, const struct options *options) {
+    (void)argc, (void)argv;
+    return slices_run(options);
+}
+
+static int run_inspect(int argc, char **argv, const struct options *options) {
+    (void)argc, (void)argv;
+    return inspect_run(options);
+}
+
+static const struct {
+    int (*run)(int argc, char **argv, const struct options *options);
+    bool over_ranks; /* runs on every rank of MPI_COMM_WORLD */
+} commands[COMMANDS] = {
+    [COMMAND_GENERATE] = {run_generate, true},
+    [COMMAND_SLICES] = {run_slices, false},
+    [COMMAND_INSPECT] = {run_inspect, false},
+};
+
+/* ---- signals about the process itself ---- */
+
+static pid_t launcher;
+
+/* The kernel sends this when the thread that started us ends. Launchers may start ranks from a
+ * thread of its own, whose end means nothing: only a new parent says that the launcher has gone. */
+static void on_parent_death(int signal) {
+    (void)signal;
+    if (getppid() != launcher) check_exit_now(EXIT_WORLD);
+}
+
+/* End at once when mpirun or srun has gone: an orphaned rank would hold the locks on the output,
+ * and keep the next job from starting. A launcher that dies before this runs is noticed by
+ * MPI_Init, which finds nobody to talk to; one that dies between getppid and prctl by the second
+ * getppid. */
+static void follow_launcher(void) {
+    launcher = getppid();
+    struct sigaction action = {.sa_handler = on_parent_death, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGRTMIN + 1, &action, NULL);
+    if (prctl(PR_SET_PDEATHSIG, SIGRTMIN + 1) != 0)
+        log_debug("cannot ask to be told of the launcher's end: %s", strerror(errno));
+    if (getppid() != launcher) check_exit_now(EXIT_WORLD);
+}
+
+/* ---- MPI ---- */
+
+static void start_mpi(void) {
+    int provided = 0;
+    int error = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+    if (error != MPI_SUCCESS) check_fail_mpi(error, "MPI_Init_thread");
+    CHECK_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+    if (provided < MPI_THREAD_FUNNELED)
+        check_fail(
+            "this MPI library does not allow threads beside MPI calls (MPI_THREAD_FUNNELED)");
+}
+
+/* Collective: the first rank with a fault says it, all learn its kind. */
+static enum fault_kind agree(const struct fault *fault) {
+    int rank, n_ranks;
+    CHECK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
+    int mine = fault->kind == FAULT_NONE ? n_ranks : rank, first = n_ranks;
+    CHECK_MPI(MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    if (first == n_ranks) return FAULT_NONE;
+    if (first == rank) log_error("%s", fault->text);
+    int kind = (int)fault->kind;
+    CHECK_MPI(MPI_Bcast(&kind, 1, MPI_INT, first, MPI_COMM_WORLD));
+    return (enum fault_kind)kind;
+}
+
+/* ---- what is printed instead of running ---- */
+
+static void print_version(void) {
+    char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0, version = 0, subversion = 0;
+    MPI_Get_library_version(library, &length);
+    MPI_Get_version(&version, &subversion);
+    library[strcspn(library, ",\n")] = 0; /* Open MPI adds its packager and build host */
+    printf("lamina %s (%s)\n", LAMINA_VERSION, LAMINA_COMMIT);
+    printf("MPI    %s (standard %d.%d)\n", library, version, subversion);
+    printf("HDF5   %s\n", LAMINA_HDF5);
+    printf("CUDA   not built\n");
+    printf("NCCL   not built\n");
+}
+
+static void print_wish(enum options_wish wish, enum command command) {
+    if (wish == OPTIONS_VERSION) print_version();
+    if (wish == OPTIONS_HELP) options_print_help(stdout);
+    if (wish == OPTIONS_COMMAND_HELP) options_print_command_help(command, stdout);
+}
+
+/* `code`, unless what was printed did not reach standard output. */
+static int flush_stdout(int code) {
+    bool lost = ferror(stdout) != 0;
+    if (fflush(stdout) == 0 && !lost) return code;
+    log_error("cannot write to standard output: %s", errno ? strerror(errno) : "write error");
+    return code == EXIT_DONE ? EXIT_WORLD : code;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, said and counted as such */
+    struct environment environment;
+    environment_read(&environment);
+    if (environment.launched) follow_launcher();
+    bool first = environment.launcher_rank <= 0;
+
+    enum command command = COMMANDS;
+    enum options_wish wish = options_wants(argc, argv, &command);
+    if (wish != OPTIONS_RUN) {
+        if (first) print_wish(wish, command);
+        return flush_stdout(EXIT_DONE);
+    }
+    struct options options;
+    struct fault fault = {0};
+    options_parse(&options, argc, argv, &fault);
+    bool over_ranks = argc > 1 && command_find(argv[1], &command) && commands[command].over_ranks;
+    if (fault.kind != FAULT_NONE && !(over_ranks && environment.launched)) {
+        if (first) log_error("%s", fault.text);
+        return (int)fault.kind;
+    }
+    if (over_ranks) {
+        start_mpi();
+        enum fault_kind kind = agree(&fault);
+        if (kind != FAULT_NONE) check_exit((int)kind);
+    }
+    log_setup(options.log_level, options.log_json);
+    int code = commands[options.command].run(argc, argv, &options);
+    options_close(&options);
+    check_exit(flush_stdout(code));
+}

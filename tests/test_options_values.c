@@ -1,0 +1,242 @@
+/* Sizes, durations and numbers as people type them, and what the environment says. Expected values
+ * are arithmetic written out. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h> /* needs those above */
+
+#include "options.h"
+
+static void sizes_are_powers_of_1024(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t bytes; /* -1: not a size */
+    } cases[] = {
+        {"0", 0},
+        {"1000", 1000},
+        {"512M", 536870912},
+        {"40G", 42949672960},
+        {"40g", 42949672960},
+        {"1K", 1024},
+        {"1.5K", 1536},
+        {"2T", 2199023255552},
+        {"3MiB", 3145728},
+        {"3Mi", 3145728},
+        {"9223372036854775807", INT64_MAX},
+        {"9223372036854775808", -1},
+        {"8191P", 9222246136947933184},
+        {"8192P", -1},
+        {"", -1},
+        {"G", -1},
+        {"3GB", -1},
+        {"3 G", -1},
+        {" 3G", -1},
+        {"-3G", -1},
+        {"+3", -1},
+        {"0x10", -1},
+        {"1.5", -1},
+        {"3X", -1},
+        {"3GG", -1},
+        {"1e3", -1},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof *cases; index++) {
+        int64_t bytes = -1;
+        bool parsed = parse_size(cases[index].text, &bytes);
+        if (parsed != (cases[index].bytes >= 0) || bytes != cases[index].bytes)
+            fail_msg("\"%s\" gave %lld", cases[index].text, (long long)bytes);
+    }
+}
+
+static void durations_are_seconds(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        double seconds; /* -1: not a duration */
+    } cases[] = {
+        {"90", 90},
+        {"90s", 90},
+        {"0", 0},
+        {"0.5", 0.5},
+        {"10m", 600},
+        {"1h30m", 5400},
+        {"1d2h3m4s", 86400 + 7200 + 180 + 4},
+        {"250ms", 0.25},
+        {"1s500ms", 1.5},
+        {"1.5h", 5400},
+        {"2-03:04:05", 2 * 86400 + 3 * 3600 + 4 * 60 + 5},
+        {"00:10:00", 600},
+        {"48:00:00", 172800},
+        {"", -1},
+        {"s", -1},
+        {"1h30", -1},
+        {"30m1h", -1},
+        {"1m1m", -1},
+        {"1h 30m", -1},
+        {"-5", -1},
+        {"1e3", -1},
+        {"10:00", -1},
+        {"1-24:00:00", -1},
+        {"1-00:60:00", -1},
+        {"1.5-00:00:00", -1},
+        {"1-0:0:0", -1},
+        {"99999999999", -1},
+        {"soon", -1},
+        {".", -1},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof *cases; index++) {
+        double seconds = -1;
+        bool parsed = parse_duration(cases[index].text, &seconds);
+        if (parsed != (cases[index].seconds >= 0) || seconds != cases[index].seconds)
+            fail_msg("\"%s\" gave %g", cases[index].text, seconds);
+    }
+}
+
+static void numbers_are_whole_words_in_range(void **state) {
+    (void)state;
+    int64_t whole = 7;
+    assert_true(parse_int("-5", -5, 5, &whole));
+    assert_int_equal(whole, -5);
+    assert_true(parse_int("+5", -5, 5, &whole));
+    assert_int_equal(whole, 5);
+    assert_true(parse_int("-9223372036854775808", INT64_MIN, 0, &whole));
+    static const char *const bad_ints[] = {
+        "", "-", "6", "-6", "5 ", " 5", "0x5", "5.0", "5k", "--5", "99999999999999999999999"};
+    for (size_t index = 0; index < sizeof bad_ints / sizeof *bad_ints; index++) {
+        whole = 7;
+        assert_false(parse_int(bad_ints[index], -5, 5, &whole));
+        assert_int_equal(whole, 7);
+    }
+    double real = 7;
+    assert_true(parse_real("2.5e-1", 0, 1, &real));
+    assert_true(real == 0.25);
+    assert_true(parse_real("-.5", -1, 1, &real));
+    assert_true(real == -0.5);
+    static const char *const bad_reals[] = {"",    "nan", "inf", "1e999", "0x1p-1", "1.1",
+                                            "-.1", "1 ",  " 1",  "1,0",   "1e",     "."};
+    for (size_t index = 0; index < sizeof bad_reals / sizeof *bad_reals; index++) {
+        real = 7;
+        assert_false(parse_real(bad_reals[index], 0, 1, &real));
+        assert_true(real == 7);
+    }
+}
+
+/* The environment of this process, emptied of all that is read. */
+static void clear(void) {
+    static const char *const names[] = {"OMP_NUM_THREADS",
+                                        "SLURM_CPUS_PER_TASK",
+                                        "SLURM_NTASKS",
+                                        "SLURM_NPROCS",
+                                        "SLURM_HET_SIZE",
+                                        "SLURM_MEM_PER_NODE",
+                                        "SLURM_MEM_PER_CPU",
+                                        "SLURM_STEP_ID",
+                                        "SLURM_PROCID",
+                                        "PMIX_RANK",
+                                        "OMPI_COMM_WORLD_SIZE",
+                                        "OMPI_COMM_WORLD_RANK",
+                                        "PMI_RANK",
+                                        "PMI_SIZE",
+                                        "SLURM_STEP_NUM_TASKS"};
+    for (size_t index = 0; index < sizeof names / sizeof *names; index++)
+        unsetenv(names[index]);
+}
+
+static void a_bare_environment_says_nothing(void **state) {
+    (void)state;
+    struct environment environment;
+    clear();
+    environment_read(&environment);
+    assert_int_equal(environment.omp_threads, -1);
+    assert_int_equal(environment.slurm_cpus_per_task, -1);
+    assert_int_equal(environment.slurm_tasks, -1);
+    assert_int_equal(environment.slurm_het_size, -1);
+    assert_int_equal(environment.slurm_mem_node_bytes, -1);
+    assert_int_equal(environment.slurm_mem_cpu_bytes, -1);
+    assert_false(environment.launched);
+    assert_int_equal(environment.launcher_size, -1);
+    assert_int_equal(environment.launcher_rank, -1);
+}
+
+static void a_batch_script_is_not_a_launcher(void **state) {
+    (void)state;
+    struct environment environment;
+    clear();
+    setenv("SLURM_PROCID", "0", 1);
+    setenv("SLURM_NTASKS", "6", 1);
+    setenv("SLURM_CPUS_PER_TASK", "8", 1);
+    setenv("SLURM_MEM_PER_NODE", "2048", 1); /* MiB */
+    setenv("SLURM_MEM_PER_CPU", "3G", 1);
+    setenv("OMP_NUM_THREADS", "4,2", 1);
+    environment_read(&environment);
+    assert_false(environment.launched);
+    assert_int_equal(environment.slurm_tasks, 6);
+    assert_int_equal(environment.slurm_cpus_per_task, 8);
+    assert_true(environment.slurm_mem_node_bytes == 2147483648);
+    assert_true(environment.slurm_mem_cpu_bytes == 3221225472);
+    assert_int_equal(environment.omp_threads, 4);
+    assert_int_equal(environment.launcher_rank, -1);
+}
+
+static void launchers_say_rank_and_size(void **state) {
+    (void)state;
+    struct environment environment;
+    clear();
+    setenv("OMPI_COMM_WORLD_SIZE", "3", 1);
+    setenv("OMPI_COMM_WORLD_RANK", "2", 1);
+    environment_read(&environment);
+    assert_true(environment.launched);
+    assert_int_equal(environment.launcher_size, 3);
+    assert_int_equal(environment.launcher_rank, 2);
+
+    clear();
+    setenv("SLURM_STEP_ID", "0", 1);
+    setenv("SLURM_PROCID", "1", 1);
+    setenv("SLURM_NTASKS", "4", 1);
+    environment_read(&environment);
+    assert_true(environment.launched);
+    assert_int_equal(environment.launcher_size, 4);
+    assert_int_equal(environment.launcher_rank, 1);
+
+    clear();
+    setenv("PMI_RANK", "0", 1);
+    setenv("PMI_SIZE", "5", 1);
+    environment_read(&environment);
+    assert_true(environment.launched);
+    assert_int_equal(environment.launcher_size, 5);
+}
+
+static void nonsense_counts_as_not_set(void **state) {
+    (void)state;
+    struct environment environment;
+    clear();
+    setenv("OMP_NUM_THREADS", "many", 1);
+    setenv("SLURM_CPUS_PER_TASK", "0", 1);
+    setenv("SLURM_MEM_PER_NODE", "99999999999999999999", 1);
+    setenv("SLURM_NTASKS", "", 1);
+    environment_read(&environment);
+    assert_int_equal(environment.omp_threads, -1);
+    assert_int_equal(environment.slurm_cpus_per_task, -1);
+    assert_int_equal(environment.slurm_mem_node_bytes, -1);
+    assert_int_equal(environment.slurm_tasks, -1);
+    setenv("OMP_NUM_THREADS", "123456789012345678901234567890", 1);
+    environment_read(&environment);
+    assert_int_equal(environment.omp_threads, -1);
+    clear();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_are_powers_of_1024),
+        cmocka_unit_test(durations_are_seconds),
+        cmocka_unit_test(numbers_are_whole_words_in_range),
+        cmocka_unit_test(a_bare_environment_says_nothing),
+        cmocka_unit_test(a_batch_script_is_not_a_launcher),
+        cmocka_unit_test(launchers_say_rank_and_size),
+        cmocka_unit_test(nonsense_counts_as_not_set),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
