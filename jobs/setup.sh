@@ -43,10 +43,12 @@ setup_has_cmake() {
 
 # pkg-config looks where CMake will: also under every prefix of CMAKE_PREFIX_PATH.
 setup_pkg_config() {
-    local prefix paths=${PKG_CONFIG_PATH:-} prefixes
+    local prefix folder paths=${PKG_CONFIG_PATH:-} prefixes
     IFS=: read -r -a prefixes <<<"${CMAKE_PREFIX_PATH:-}"
     for prefix in "${prefixes[@]}"; do
-        [ -n "$prefix" ] && paths="$prefix/lib/pkgconfig:$prefix/lib64/pkgconfig:$paths"
+        for folder in "$prefix"/{lib,lib64,share,lib/*}/pkgconfig; do
+            [ -n "$prefix" ] && [ -d "$folder" ] && paths="$folder:$paths"
+        done
     done
     PKG_CONFIG_PATH=$paths pkg-config --exists "$1" 2>/dev/null
 }
