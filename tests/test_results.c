@@ -1,0 +1,566 @@
+/* Outputs are opened with care, survive kills and full disks, and tell a resume what is done. */
+#include <fcntl.h>
+#include <jansson.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "fake_text.h"
+#include "job_file.h"
+#include "results.h"
+#include "temp_folder.h"
+
+static const char fingerprint[33] = "0123456789abcdef0123456789abcdef";
+static struct options options;
+static struct request_rules rules;
+static const char *input[2];
+static struct fault fault;
+
+/* Every test has names of its own in the folder. */
+static int reset(void **state) {
+    (void)state;
+    static int number;
+    static char name[4][32];
+    snprintf(name[0], sizeof name[0], "%d.jsonl", ++number);
+    snprintf(name[1], sizeof name[1], "%d.out", number);
+    snprintf(name[2], sizeof name[2], "%d.err", number);
+    snprintf(name[3], sizeof name[3], "%d.b.jsonl", number);
+    options = fake_options();
+    input[0] = temp_file(name[0], "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n{\"prompt\":7}\n", 43);
+    input[1] = temp_file(name[3], "", 0);
+    options.input = input;
+    options.n_inputs = 1;
+    options.output = temp_path(name[1]);
+    rules = (struct request_rules){
+        .tokenizer = &fake_tokenizer,
+        .chat_template = &fake_template,
+        .options = &options,
+        .context = 64,
+        .kv_tokens = INT64_MAX,
+        .model_name = "fake",
+    };
+    fault = (struct fault){0};
+    return 0;
+}
+
+static void expect_fault(bool result, enum fault_kind kind, const char *fragment) {
+    assert_false(result);
+    assert_int_equal(fault.kind, kind);
+    if (!strstr(fault.text, fragment)) fail_msg("\"%s\" does not say \"%s\"", fault.text, fragment);
+    fault = (struct fault){0};
+}
+
+static struct results *open_results(void) {
+    struct results *results;
+    if (!results_open(&results, &options, fingerprint, &fault)) fail_msg("%s", fault.text);
+    return results;
+}
+
+static void refuse_results(enum fault_kind kind, const char *fragment) {
+    struct results *results;
+    expect_fault(results_open(&results, &options, fingerprint, &fault), kind, fragment);
+}
+
+/* Read a line as the desk does and, unless it is answered, answer it with one token. */
+static bool run_line(struct results *results, const char *text, int64_t number) {
+    struct request request;
+    struct input_line line = {
+        .file = input[0], .line = number, .text = text, .n_bytes = strlen(text)};
+    request_read(&request, &options, &line);
+    bool answered = results_answered(results, &request, &fault);
+    if (!answered) {
+        request_prepare(&request, &rules);
+        if (!request.refusal.refused) {
+            struct generation *generation = request_begin(&request, 0);
+            generation->token[generation->n_prompt] = FAKE_EOS;
+            atomic_store(&generation->n_tokens, generation->n_prompt + 1);
+            atomic_store(&generation->finish, FINISH_STOP);
+            choice_follow(request.choice, &request, generation, &fake_tokenizer);
+        }
+        results_write(results, &request, &rules, &fault);
+    }
+    request_close(&request);
+    return !answered;
+}
+
+static char *read_whole(const char *path) {
+    static char text[1 << 16];
+    FILE *file = fopen(path, "r");
+    if (!file) return NULL;
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    return text;
+}
+
+static int n_lines(const char *path) {
+    int n = 0;
+    for (const char *at = read_whole(path); at && (at = strchr(at, '\n')); at++)
+        n++;
+    return n;
+}
+
+static void append_to(const char *path, const char *text) {
+    FILE *file = fopen(path, "a");
+    fputs(text, file);
+    fclose(file);
+}
+
+static const char *job_path(void) {
+    static char path[300];
+    snprintf(path, sizeof path, "%s.job.json", options.output);
+    return path;
+}
+
+/* ---- opening ---- */
+
+static void an_existing_output_is_not_touched(void **state) {
+    (void)state;
+    append_to(options.output, "mine\n");
+    refuse_results(FAULT_USER, "exists: --resume continues it, --overwrite replaces it");
+    assert_string_equal(read_whole(options.output), "mine\n");
+    assert_null(read_whole(job_path()));
+    options.resume = true;
+    refuse_results(FAULT_USER, "which says what the answers were made with, is not there");
+    assert_string_equal(read_whole(options.output), "mine\n");
+    assert_null(read_whole(job_path()));
+    options.overwrite = true;
+    refuse_results(FAULT_USER, "contradict");
+    options.resume = false;
+    results_close(open_results());
+    assert_string_equal(read_whole(options.output), "");
+}
+
+static void outputs_are_not_inputs(void **state) {
+    (void)state;
+    const char *link_name = temp_path("link.jsonl");
+    assert_int_equal(link(input[0], link_name), 0);
+    options.output = link_name;
+    options.overwrite = true;
+    refuse_results(FAULT_USER, "is the same file as the input");
+    options.model = link_name;
+    options.n_inputs = 0;
+    refuse_results(FAULT_USER, "is the same file as the model");
+    assert_int_equal(unlink(link_name), 0);
+    options.model = NULL;
+    options.output = input[1];
+    options.errors = input[1];
+    refuse_results(FAULT_USER, "--errors is the same file as the output");
+}
+
+static void places_that_cannot_be(void **state) {
+    (void)state;
+    options.output = temp_folder;
+    refuse_results(FAULT_USER, "Is a directory");
+    options.output = "no/such/folder/out";
+    refuse_results(FAULT_USER, "No such file or directory");
+    options.output = NULL;
+    refuse_results(FAULT_USER, "no output");
+    options.output = temp_path("fine");
+    options.errors = "no/such/folder/err";
+    refuse_results(FAULT_USER, "No such file or directory");
+    assert_null(read_whole(options.output)); /* nothing is left behind */
+    assert_null(read_whole(job_path()));
+}
+
+static void streams_cannot_be_resumed(void **state) {
+    (void)state;
+    static const char *const dash[] = {"-"};
+    options.resume = true;
+    options.output = "-";
+    refuse_results(FAULT_USER, "--resume cannot continue stdout");
+    options.output = "/dev/null";
+    refuse_results(FAULT_USER, "which is not a file");
+    options.output = temp_path("o");
+    options.input = dash;
+    refuse_results(FAULT_USER, "--resume cannot read stdin again");
+    options.resume = false;
+    options.retry_failed = true;
+    refuse_results(FAULT_USER, "--retry-failed needs --resume");
+}
+
+static void files_get_the_umasks_mode(void **state) {
+    (void)state;
+    mode_t before = umask(027);
+    results_close(open_results());
+    umask(before);
+    struct stat status;
+    assert_int_equal(stat(options.output, &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0640);
+    assert_int_equal(stat(job_path(), &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0640);
+}
+
+/* ---- resuming ---- */
+
+static void a_resume_knows_what_is_answered(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    char uuid[37];
+    strcpy(uuid, results_uuid(results));
+    assert_int_equal(strlen(uuid), 36);
+    assert_true(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1));
+    assert_true(run_line(results, "{\"custom_id\":\"b\",\"prompt\":7}", 2));
+    assert_true(run_line(results, "{", 3));
+    assert_int_equal(results_counts(results).n_answered, 1);
+    assert_int_equal(results_counts(results).n_failed, 2);
+    results_close(results);
+    options.resume = true;
+    results = open_results();
+    assert_string_equal(results_uuid(results), uuid);
+    assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"changed\"}", 1));
+    assert_false(run_line(results, "{\"custom_id\":\"b\",\"prompt\":7}", 2));
+    assert_false(run_line(results, "{", 3));
+    assert_true(run_line(results, "{", 4));
+    assert_true(run_line(results, "{\"custom_id\":\"c\",\"prompt\":\"x\"}", 5));
+    struct result_counts counts = results_counts(results);
+    assert_int_equal(counts.n_kept, 3);
+    assert_int_equal(counts.n_kept_failed, 2);
+    assert_int_equal(counts.n_changed, 1);
+    results_close(results);
+    assert_int_equal(n_lines(options.output), 5);
+}
+
+static void strict_refuses_changed_requests(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    results_close(results);
+    options.resume = options.strict = true;
+    results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"y\"}", 4);
+    expect_fault(false, FAULT_USER, ":4: request a has changed since it was answered (--strict)");
+    results_close(results);
+}
+
+static void each_id_appears_once(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 2);
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x", 3);
+    results_close(results);
+    const char *text = read_whole(options.output);
+    const char *id = strstr(text, "\"custom_id\":\"a\"");
+    assert_non_null(id);
+    assert_null(strstr(id + 1, "\"custom_id\":\"a\""));
+    assert_non_null(strstr(text, ":2: custom_id \\\"a\\\" is that of an earlier request"));
+    options.resume = true;
+    results = open_results();
+    assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1));
+    assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 2));
+    assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x", 3));
+    results_close(results);
+    assert_int_equal(n_lines(options.output), 3);
+}
+
+static void a_torn_line_is_cut_off(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2);
+    results_close(results);
+    char whole[4096];
+    strcpy(whole, read_whole(options.output));
+    size_t n_first = strcspn(whole, "\n") + 1, n_whole = strlen(whole);
+    options.resume = true;
+    for (size_t n_left = n_first; n_left <= n_whole; n_left++) { /* a kill at every byte */
+        assert_int_equal(truncate(options.output, (off_t)n_left), 0);
+        results = open_results();
+        assert_int_equal(strlen(read_whole(options.output)), n_left == n_whole ? n_whole : n_first);
+        assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1));
+        assert_int_equal(run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2),
+                         n_left < n_whole);
+        results_close(results);
+        assert_int_equal(n_lines(options.output), 2);
+    }
+    /* What a power failure leaves: whole lines of garbage behind the answers are cut too; before
+     * answers they are not ours to judge. */
+    append_to(options.output, "garbage\n{}\n");
+    results_close(open_results());
+    assert_int_equal(n_lines(options.output), 2);
+    append_to(options.output, "garbage\n");
+    append_to(options.output, whole);
+    refuse_results(FAULT_USER, ":3: not an answer of lamina, though answers follow");
+    assert_int_equal(n_lines(options.output), 5);
+}
+
+static void failed_requests_can_be_run_again(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":7}", 1);
+    run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2);
+    run_line(results, "{", 3);
+    results_close(results);
+    options.resume = options.retry_failed = true;
+    results = open_results();
+    assert_int_equal(n_lines(options.output), 1);
+    assert_true(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"now good\"}", 1));
+    assert_false(run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2));
+    assert_true(run_line(results, "{", 3));
+    results_close(results);
+    assert_int_equal(n_lines(options.output), 3);
+    options.retry_failed = false;
+    results = open_results();
+    assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"now good\"}", 1));
+    assert_int_equal(results_counts(results).n_changed, 0);
+    results_close(results);
+}
+
+static void errors_have_their_own_file(void **state) {
+    (void)state;
+    options.errors = temp_path("errors");
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":7}", 1);
+    run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2);
+    results_close(results);
+    assert_int_equal(n_lines(options.output), 1);
+    assert_int_equal(n_lines(options.errors), 1);
+    options.resume = true;
+    results = open_results();
+    assert_false(run_line(results, "{\"custom_id\":\"a\",\"prompt\":7}", 1));
+    assert_false(run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2));
+    results_close(results);
+    options.retry_failed = true;
+    results = open_results();
+    assert_int_equal(n_lines(options.errors), 0);
+    assert_true(run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"good\"}", 1));
+    results_close(results);
+    assert_int_equal(n_lines(options.output), 2);
+    options.errors = NULL;
+    options.retry_failed = false;
+    refuse_results(FAULT_USER, "errors was \"");
+}
+
+static void a_different_job_is_named(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    results_close(results);
+    char before[8192];
+    strcpy(before, read_whole(job_path()));
+    options.resume = true;
+    options.temperature = 0.5f;
+    refuse_results(FAULT_USER, "option temperature was 0.0 and is now 0.5");
+    options.temperature = 0;
+    options.kv_type = KV_F32;
+    refuse_results(FAULT_USER, "option kv_type was \"f16\" and is now \"f32\"");
+    options.kv_type = KV_F16;
+    options.seed = UINT64_MAX;
+    refuse_results(FAULT_USER, "option seed was \"0\" and is now \"18446744073709551615\"");
+    options.seed = 0;
+    options.system = "\x1b[2J";
+    refuse_results(FAULT_USER, "option system was null and is now ");
+    options.system = NULL;
+    options.n_inputs = 2;
+    refuse_results(FAULT_USER, "the number of inputs was 1 and is now 2");
+    options.n_inputs = 1;
+    input[0] = input[1];
+    refuse_results(FAULT_USER, "input 1 was \"");
+    assert_string_equal(read_whole(job_path()), before); /* refusing changes nothing */
+}
+
+static void another_model_is_named(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    results_close(results);
+    options.resume = true;
+    expect_fault(results_open(&results, &options, "ffffffffffffffffffffffffffffffff", &fault),
+                 FAULT_USER,
+                 "model was \"0123456789abcdef0123456789abcdef\" and is now \"ffffffffffffffff");
+    options.threads = 7; /* the layout may differ freely */
+    options.slots = 2;
+    append_to(input[0], "{\"prompt\":\"new\"}\n"); /* and inputs may grow */
+    results_close(open_results());
+}
+
+/* A job that was killed before its first answer: with another temperature it is another job. */
+static void without_answers_a_resume_starts_fresh(void **state) {
+    (void)state;
+    options.resume = true;
+    struct results *results = open_results();
+    char uuid[37];
+    strcpy(uuid, results_uuid(results));
+    results_close(results);
+    results = open_results();
+    assert_string_equal(results_uuid(results), uuid);
+    results_close(results);
+    options.temperature = 1;
+    results = open_results();
+    assert_string_not_equal(results_uuid(results), uuid);
+    results_close(results);
+    assert_int_equal(truncate(job_path(), 10), 0);
+    results_close(open_results());
+}
+
+static void all_answered_is_known_without_the_model(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    bool all = true;
+    assert_true(results_all_answered(results, &all, &fault));
+    assert_false(all);
+    run_line(results, "{\"prompt\":\"a\"}", 1);
+    run_line(results, "{\"prompt\":\"b\"}", 2);
+    results_close(results);
+    options.resume = true;
+    results = open_results();
+    assert_true(results_all_answered(results, &all, &fault));
+    assert_false(all);
+    assert_int_equal(results_counts(results).n_kept, 0);
+    assert_false(run_line(results, "{\"prompt\":\"a\"}", 1)); /* not taken for a duplicate */
+    assert_true(run_line(results, "{\"prompt\":7}", 3));
+    results_close(results);
+    results = open_results();
+    assert_true(results_all_answered(results, &all, &fault));
+    assert_true(all);
+    assert_int_equal(results_counts(results).n_kept, 3);
+    assert_int_equal(results_counts(results).n_kept_failed, 1);
+    results_close(results);
+}
+
+/* ---- the lock ---- */
+
+static void a_second_job_names_the_holder(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    struct job_file job;
+    char expected[256], host[128];
+    gethostname(host, sizeof host);
+    snprintf(expected, sizeof expected, "is held by process %d on %s since 2", getpid(), host);
+    expect_fault(job_file_open(&job, options.output, 0.2, &fault), FAULT_WORLD, expected);
+    results_close(results);
+    assert_true(job_file_open(&job, options.output, 0.2, &fault));
+    job_file_close(&job);
+}
+
+/* The holder is killed while the second job waits: the lock passes on at once. */
+static void a_lock_ends_with_its_process(void **state) {
+    (void)state;
+    int ready[2];
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct results *results;
+        if (!results_open(&results, &options, fingerprint, &fault)) _exit(1);
+        if (write(ready[1], "x", 1) != 1) _exit(1);
+        for (;;)
+            pause();
+    }
+    char byte;
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    pid_t killer = fork();
+    if (killer == 0) {
+        usleep(300000);
+        kill(child, SIGKILL);
+        _exit(0);
+    }
+    options.resume = true;
+    results_close(open_results());
+    int status;
+    waitpid(child, &status, 0);
+    assert_true(WIFSIGNALED(status));
+    waitpid(killer, &status, 0);
+    close(ready[0]);
+    close(ready[1]);
+}
+
+static void the_job_file_follows_no_link(void **state) {
+    (void)state;
+    const char *target = temp_file("target", "keep", 4);
+    assert_int_equal(symlink(strrchr(target, '/') + 1, job_path()), 0);
+    refuse_results(FAULT_USER, "Too many levels of symbolic links");
+    assert_string_equal(read_whole(target), "keep");
+}
+
+/* ---- failing ---- */
+
+/* A file size limit stands for a full disk: the write comes back short, then fails. */
+static void a_full_disk_leaves_whole_lines(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    assert_int_equal(fault.kind, FAULT_NONE);
+    char whole[4096];
+    strcpy(whole, read_whole(options.output));
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit before, limit;
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = before;
+    limit.rlim_cur = strlen(whole) + 20;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    expect_fault(false, FAULT_WORLD, "File too large; the answers in it are whole");
+    assert_string_equal(read_whole(options.output), whole);
+    results_close(results);
+}
+
+static void a_closed_pipe_is_the_worlds(void **state) {
+    (void)state;
+    int out[2], saved = dup(STDOUT_FILENO);
+    assert_int_equal(pipe(out), 0);
+    signal(SIGPIPE, SIG_IGN);
+    fflush(stdout);
+    dup2(out[1], STDOUT_FILENO);
+    close(out[1]);
+    options.output = "-";
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    enum fault_kind kind_open = fault.kind;
+    close(out[0]);
+    run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2);
+    results_close(results);
+    dup2(saved, STDOUT_FILENO);
+    close(saved);
+    assert_int_equal(kind_open, FAULT_NONE);
+    expect_fault(false, FAULT_WORLD, "cannot write to stdout: Broken pipe");
+    assert_null(read_whole("stdout.job.json"));
+}
+
+static void devices_are_streams(void **state) {
+    (void)state;
+    options.output = "/dev/full";
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    expect_fault(false, FAULT_WORLD, "cannot write to /dev/full: No space left on device");
+    results_close(results);
+}
+
+#define CASE(name) cmocka_unit_test_setup(name, reset)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        CASE(an_existing_output_is_not_touched),
+        CASE(outputs_are_not_inputs),
+        CASE(places_that_cannot_be),
+        CASE(streams_cannot_be_resumed),
+        CASE(files_get_the_umasks_mode),
+        CASE(a_resume_knows_what_is_answered),
+        CASE(strict_refuses_changed_requests),
+        CASE(each_id_appears_once),
+        CASE(a_torn_line_is_cut_off),
+        CASE(failed_requests_can_be_run_again),
+        CASE(errors_have_their_own_file),
+        CASE(a_different_job_is_named),
+        CASE(another_model_is_named),
+        CASE(without_answers_a_resume_starts_fresh),
+        CASE(all_answered_is_known_without_the_model),
+        CASE(a_second_job_names_the_holder),
+        CASE(a_lock_ends_with_its_process),
+        CASE(the_job_file_follows_no_link),
+        CASE(a_full_disk_leaves_whole_lines),
+        CASE(a_closed_pipe_is_the_worlds),
+        CASE(devices_are_streams),
+    };
+    log_setup(LOG_QUIET, false);
+    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
+}
