@@ -3,7 +3,17 @@
  * The thread reads and tokenises requests ahead of decode into a bounded queue of generations,
  * follows the tokens of running ones (detokenising, stop strings), and writes finished requests. It
  * makes no MPI calls. Decode's side of every call here is a few atomics and never waits, but for
- * desk_wait.
+ * desk_open, desk_wait and desk_close. All of them are called by one thread.
+ *
+ * What decode promises: it stores `finish` of a generation (release) as the last thing it ever does
+ * with it, its token and score buffers included; the desk may free them at once.
+ *
+ * Memory is bounded whatever the input holds: at most the generations asked for ahead and those
+ * handed out have buffers, of which at most 256 MiB wait in the queue (but always one); answers
+ * that wait for the others of their request keep only the tokens made. With --output-order input
+ * finished requests wait for earlier ones; no new generation is handed out while there are twice as
+ * many of those as generations were ever handed out and unfinished at once, or twice `ahead`. What
+ * grows with the input is one entry of 24 bytes a request (answered.h).
  */
 #ifndef LAMINA_DESK_H
 #define LAMINA_DESK_H
@@ -26,12 +36,15 @@ struct desk_counts {
     int64_t n_running; /* requests handed out and not yet written */
 };
 
-/* Start the thread. `rules` and `results` are borrowed until desk_close. `ahead`: generations kept
- * ready beyond those running. */
+/* Open the inputs of rules->options and start the thread, with all signals blocked in it. `rules`
+ * and `results` are borrowed until desk_close. `ahead` (1 and up): generations kept ready beyond
+ * those running; enough is what decode can admit in the time of one slow fsync (200 ms: at least
+ * 256, and four times the sequences in flight). False with a fault when an input cannot be read. */
 bool desk_open(struct desk **desk, const struct request_rules *rules, struct results *results,
                int ahead, struct fault *fault);
 
-/* The next generation to decode, or NULL when none is ready now. */
+/* The next generation to decode, or NULL when none is ready now. In input order, or with --order
+ * longest the longest (prompt and most answer) of sixteen times `ahead`. */
 struct generation *desk_next(struct desk *desk);
 
 /* True when desk_next will never give another generation. */
@@ -40,11 +53,12 @@ bool desk_exhausted(struct desk *desk);
 /* Tokens were appended to some generations, or some finished: let the thread look. Once a step. */
 void desk_poke(struct desk *desk);
 
-/* Nothing to decode: wait until desk_next may have something, desk_exhausted, or `seconds` are
- * over. */
+/* Nothing to decode: wait until desk_next may have something, desk_exhausted, desk_failed, or
+ * `seconds` are over. */
 void desk_wait(struct desk *desk, double seconds);
 
-/* Stop early: no more is read; requests whose generations are unfinished are not written. */
+/* Stop early: no more is read or handed out; requests whose generations are unfinished are not
+ * written, and with --output-order input neither are those that wait for such. */
 void desk_stop(struct desk *desk);
 
 /* A failure of the world on the thread (disk full, read error), or a user's fault found late. */
@@ -52,8 +66,9 @@ bool desk_failed(struct desk *desk, struct fault *fault);
 
 struct desk_counts desk_counts(struct desk *desk);
 
-/* Write what is finished, sync, end the thread. False with a fault when something could not be
- * written. Decode must have ended. */
+/* Write what is finished, sync, end the thread and release everything. False with a fault when
+ * something could not be read or written. Decode must have ended: every generation handed out has
+ * its finish set, or is touched no more. */
 bool desk_close(struct desk *desk, struct desk_counts *counts, struct fault *fault);
 
 #endif
