@@ -13,7 +13,7 @@ enum { N_KEYS = 50000 };
 /* All keys share their low ten bits, so the first table would be one chain; number 0 is all zero.
  */
 static struct request_key key_of(uint64_t number) {
-    return (struct request_key){.high = number << 3, .low = (number % 100) << 10};
+    return (struct request_key){.high = (number / 100) << 3, .low = (number % 100) << 10};
 }
 
 static void marks_are_found_again(void **state) {
