@@ -19,7 +19,7 @@
 #include "clock.h"
 #include "desk.h"
 #include "fake_text.h"
-#include "temp_folder.h"
+#include "scratch.h"
 
 /* ---- fsync as slow as a test wants it: this definition stands before the library's ---- */
 
@@ -130,12 +130,13 @@ static struct fault fault;
 static int reset(void **state) {
     (void)state;
     static int number;
-    static char name[32];
+    static char name[32], path[256];
     snprintf(name, sizeof name, "%d.out", ++number);
+    strcpy(path, scratch_path(name));
     options = fake_options();
     options.input = input;
     options.n_inputs = 1;
-    options.output = temp_path(name);
+    options.output = path;
     rules = (struct request_rules){
         .tokenizer = &fake_tokenizer,
         .chat_template = &fake_template,
@@ -159,7 +160,7 @@ static void print_line(FILE *file, int number) {
 }
 
 static void write_input(int n_lines) {
-    input[0] = temp_path("in.jsonl");
+    input[0] = scratch_path("in.jsonl");
     FILE *file = fopen(input[0], "w");
     for (int number = 0; number < n_lines; number++)
         print_line(file, number);
@@ -301,7 +302,7 @@ static void answers_held_back_are_bounded(void **state) {
 static void the_longest_can_come_first(void **state) {
     (void)state;
     struct decoder decoder;
-    input[0] = temp_path("lengths.jsonl");
+    input[0] = scratch_path("lengths.jsonl");
     FILE *file = fopen(input[0], "w");
     for (int number = 0; number < 16; number++) /* "0", "00", ... in no order */
         fprintf(file, "{\"prompt\":\"%.*s\",\"max_tokens\":1}\n", (number * 7) % 16 + 1,
@@ -356,7 +357,7 @@ static void a_slow_sync_does_not_starve_decode(void **state) {
 /* An answer is written while the desk waits for the next line of a pipe. */
 static void feed_slowly(const char *name) {
     struct decoder decoder;
-    const char *path = temp_path(name);
+    const char *path = scratch_path(name);
     assert_int_equal(mkfifo(path, 0600), 0);
     input[0] = path;
     open_job(&decoder, 4, 4);
@@ -491,5 +492,5 @@ int main(void) {
     signal(SIGXFSZ, SIG_IGN);
     sem_init(&sync_begun, 0, 0);
     sem_init(&sync_may_end, 0, 0);
-    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
+    return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -12,7 +12,13 @@
 #include <cmocka.h>
 
 #include "line_reader.h"
-#include "temp_folder.h"
+#include "scratch.h"
+
+static const char *put_file(const char *name, const char *text, size_t n_bytes) {
+    const char *path = scratch_path(name);
+    assert_true(scratch_write(path, text, n_bytes));
+    return path;
+}
 
 static void expect_line(struct line_reader *reader, int64_t line, const char *text) {
     struct input_line got;
@@ -34,7 +40,7 @@ static void expect_end(struct line_reader *reader) {
 static void ends_blanks_and_marks(void **state) {
     (void)state;
     const char text[] = "\xef\xbb\xbf{1}\r\n\n  \t\r\n{2}\n\xef\xbb\xbf{3}\nlast";
-    const char *file[] = {temp_file("a.jsonl", text, sizeof text - 1)};
+    const char *file[] = {put_file("a.jsonl", text, sizeof text - 1)};
     struct line_reader *reader;
     struct fault fault = {0};
     assert_true(line_reader_open(&reader, file, 1, &fault));
@@ -47,8 +53,8 @@ static void ends_blanks_and_marks(void **state) {
 
 static void several_files_are_numbered(void **state) {
     (void)state;
-    const char *file[] = {temp_file("a.jsonl", "x", 1), temp_file("empty", "", 0),
-                          temp_file("b.TXT", "y\n", 2)};
+    const char *file[] = {put_file("a.jsonl", "x", 1), put_file("empty", "", 0),
+                          put_file("b.TXT", "y\n", 2)};
     struct line_reader *reader;
     struct input_line line;
     struct fault fault = {0};
@@ -72,7 +78,7 @@ static void the_limit_is_exact(void **state) {
     memset(text, 'a', n_bytes);
     text[LINE_MOST_BYTES] = '\n';
     text[2 * (size_t)LINE_MOST_BYTES + 2] = '\n';
-    const char *file[] = {temp_file("long", text, n_bytes)};
+    const char *file[] = {put_file("long", text, n_bytes)};
     free(text);
     struct line_reader *reader;
     struct input_line line;
@@ -94,7 +100,7 @@ static void the_limit_is_exact(void **state) {
 
 static void pipes_need_not_be_waited_for(void **state) {
     (void)state;
-    const char *path = temp_path("pipe");
+    const char *path = scratch_path("pipe");
     assert_int_equal(mkfifo(path, 0600), 0);
     const char *file[] = {path};
     struct line_reader *reader;
@@ -118,7 +124,7 @@ static void pipes_need_not_be_waited_for(void **state) {
 static void bad_inputs_are_the_users(void **state) {
     (void)state;
     struct line_reader *reader;
-    const char *missing[] = {"/no/such\n.jsonl"}, *is_folder[] = {temp_folder},
+    const char *missing[] = {"/no/such\n.jsonl"}, *is_folder[] = {scratch_folder},
                *twice[] = {"-", "-"};
     struct fault fault = {0};
     assert_false(line_reader_open(&reader, missing, 1, &fault));
@@ -139,5 +145,5 @@ int main(void) {
         cmocka_unit_test(the_limit_is_exact),       cmocka_unit_test(pipes_need_not_be_waited_for),
         cmocka_unit_test(bad_inputs_are_the_users),
     };
-    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
+    return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

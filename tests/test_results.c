@@ -17,13 +17,26 @@
 #include "fake_text.h"
 #include "job_file.h"
 #include "results.h"
-#include "temp_folder.h"
+#include "scratch.h"
 
 static const char fingerprint[33] = "0123456789abcdef0123456789abcdef";
 static struct options options;
 static struct request_rules rules;
 static const char *input[2];
 static struct fault fault;
+
+/* A path in the scratch folder that outlives a test. */
+static const char *path_of(const char *name) {
+    static char path[16][256];
+    static unsigned next;
+    return strcpy(path[next++ % 16], scratch_path(name));
+}
+
+static const char *put_file(const char *name, const char *text) {
+    const char *path = path_of(name);
+    assert_true(scratch_write(path, text, strlen(text)));
+    return path;
+}
 
 /* Every test has names of its own in the folder. */
 static int reset(void **state) {
@@ -35,11 +48,11 @@ static int reset(void **state) {
     snprintf(name[2], sizeof name[2], "%d.err", number);
     snprintf(name[3], sizeof name[3], "%d.b.jsonl", number);
     options = fake_options();
-    input[0] = temp_file(name[0], "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n{\"prompt\":7}\n", 43);
-    input[1] = temp_file(name[3], "", 0);
+    input[0] = put_file(name[0], "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n{\"prompt\":7}\n");
+    input[1] = put_file(name[3], "");
     options.input = input;
     options.n_inputs = 1;
-    options.output = temp_path(name[1]);
+    options.output = path_of(name[1]);
     rules = (struct request_rules){
         .tokenizer = &fake_tokenizer,
         .chat_template = &fake_template,
@@ -141,7 +154,7 @@ static void an_existing_output_is_not_touched(void **state) {
 
 static void outputs_are_not_inputs(void **state) {
     (void)state;
-    const char *link_name = temp_path("link.jsonl");
+    const char *link_name = path_of("link.jsonl");
     assert_int_equal(link(input[0], link_name), 0);
     options.output = link_name;
     options.overwrite = true;
@@ -158,13 +171,13 @@ static void outputs_are_not_inputs(void **state) {
 
 static void places_that_cannot_be(void **state) {
     (void)state;
-    options.output = temp_folder;
+    options.output = scratch_folder;
     refuse_results(FAULT_USER, "Is a directory");
     options.output = "no/such/folder/out";
     refuse_results(FAULT_USER, "No such file or directory");
     options.output = NULL;
     refuse_results(FAULT_USER, "no output");
-    options.output = temp_path("fine");
+    options.output = path_of("fine");
     options.errors = "no/such/folder/err";
     refuse_results(FAULT_USER, "No such file or directory");
     assert_null(read_whole(options.output)); /* nothing is left behind */
@@ -179,7 +192,7 @@ static void streams_cannot_be_resumed(void **state) {
     refuse_results(FAULT_USER, "--resume cannot continue stdout");
     options.output = "/dev/null";
     refuse_results(FAULT_USER, "which is not a file");
-    options.output = temp_path("o");
+    options.output = path_of("o");
     options.input = dash;
     refuse_results(FAULT_USER, "--resume cannot read stdin again");
     options.resume = false;
@@ -317,7 +330,7 @@ static void failed_requests_can_be_run_again(void **state) {
 
 static void errors_have_their_own_file(void **state) {
     (void)state;
-    options.errors = temp_path("errors");
+    options.errors = path_of("errors");
     struct results *results = open_results();
     run_line(results, "{\"custom_id\":\"a\",\"prompt\":7}", 1);
     run_line(results, "{\"custom_id\":\"b\",\"prompt\":\"x\"}", 2);
@@ -475,7 +488,7 @@ static void a_lock_ends_with_its_process(void **state) {
 
 static void the_job_file_follows_no_link(void **state) {
     (void)state;
-    const char *target = temp_file("target", "keep", 4);
+    const char *target = put_file("target", "keep");
     assert_int_equal(symlink(strrchr(target, '/') + 1, job_path()), 0);
     refuse_results(FAULT_USER, "Too many levels of symbolic links");
     assert_string_equal(read_whole(target), "keep");
@@ -562,5 +575,5 @@ int main(void) {
         CASE(devices_are_streams),
     };
     log_setup(LOG_QUIET, false);
-    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
+    return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }
