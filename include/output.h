@@ -19,7 +19,7 @@ struct output {
     const char *name; /* as typed, borrowed */
     char *path;       /* links resolved, so that a replacement lands where the file is */
     bool exists, is_stream;
-    bool made; /* by output_open */
+    bool made;          /* by output_open */
     struct stat status; /* when it exists */
     int fd;             /* -1: closed */
     int64_t n_bytes;    /* of whole lines; what lies behind is not ours */
