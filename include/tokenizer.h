@@ -28,10 +28,13 @@ void tokenizer_close(struct tokenizer *tokenizer);
 
 int tokenizer_n_tokens(const struct tokenizer *tokenizer);
 
-/* Append the tokens of `n_bytes` of UTF-8 text (any bytes, U+0000 included) to `list`. With
- * `parse_special` control and user-defined tokens written in the text are recognised, else they are
- * ordinary text. No BOS or EOS is added. False with a fault when the text is not valid UTF-8 or a
- * regular expression ran into its limits. */
+/* Append the tokens of `n_bytes` of UTF-8 text (U+0000 included) to `list`. With `parse_special`
+ * control tokens written in the text are recognised, else they are ordinary text; user-defined
+ * tokens always are recognised (they are part of how a vocabulary spells text: runs of spaces,
+ * missing letters). No BOS or EOS is added. Text is composed (NFC) first where the model family's
+ * own tokenizer does that (qwen2). A byte that no token stands for is dropped. False with a fault,
+ * and `list` as it was, when the text is not valid UTF-8, is over 512 MiB, has thousands of
+ * combining marks on one letter, or a regular expression ran into its limits. */
 bool tokenizer_encode(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
                       bool parse_special, struct token_list *list, struct fault *fault);
 
@@ -40,29 +43,37 @@ bool tokenizer_encode(struct tokenizer *tokenizer, const char *text, size_t n_by
 int32_t tokenizer_bos(const struct tokenizer *tokenizer);
 int32_t tokenizer_eos_appended(const struct tokenizer *tokenizer);
 
-/* Ids that end a generation: eos, eot, eom as the file declares or names them; *n of them, a view.
+/* Ids that end a generation; *n of them, a view: the file's eos, eot and eom ids. Where the file
+ * has no eot key also the control tokens written <|eot_id|>, <|im_end|>, <end_of_turn> and <|end|>,
+ * and where it has no eom key <|eom_id|>. <|endoftext|> is never inferred: it separates documents
+ * in training, models answer past it (SmolLM2's file declares <|im_end|> only), and where it does
+ * end a generation the file says so (eos of base models); a request can name it in stop_token_ids.
  */
 const int32_t *tokenizer_stop_ids(const struct tokenizer *tokenizer, size_t *n);
 
-/* True for control tokens, which skip_special_tokens leaves out of the text. */
+/* True for control and unknown tokens and the declared bos, eos, eot, eom, which
+ * skip_special_tokens leaves out of the text. */
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 
 /* The id of a token written exactly so in the vocabulary (after byte mapping), or -1. */
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n_bytes);
 
 /* The bytes of one token as it stands in running text, a view valid until tokenizer_close. They
- * need not be whole UTF-8 characters. Control tokens give their written form. */
+ * need not be whole UTF-8 characters. Control tokens give their written form; an id that is no
+ * token gives none. */
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *n_bytes);
 
 /* Joins pieces into valid UTF-8 as tokens come: an incomplete character is held back until it is
- * whole, an impossible byte becomes U+FFFD. Zero-initialise; text_stream_close releases. */
+ * whole; the longest beginning of a character that cannot be completed becomes one U+FFFD, as does
+ * a byte that begins none. Zero-initialise; text_stream_close releases. */
 struct text_stream {
     char *text; /* valid UTF-8 so far, NUL-terminated */
     size_t n_bytes, capacity;
     char held[4]; /* the beginning of a character */
     int n_held;
     bool skip_special; /* leave control tokens out */
-    bool started;      /* SPM: the first piece loses its leading space */
+    bool started;      /* SPM: the first piece loses the space that encoding put before the text;
+                          set it beforehand where the text continues a prompt */
 };
 void text_stream_push(struct text_stream *stream, const struct tokenizer *tokenizer, int32_t id);
 /* No more tokens will come: what is held back becomes U+FFFD. */
