@@ -3,7 +3,13 @@
  * A chat template is recognised by the exact text the model file carries
  * (`tokenizer.chat_template`); each recognised one has a renderer of its own that gives the bytes
  * Jinja gives with trim_blocks and lstrip_blocks on. An unknown template is refused with the way
- * round (prompts as text or token ids).
+ * round (a name, or prompts as text or token ids).
+ *
+ * Rendering is a function of the messages alone: where a template would write today's date
+ * (Llama 3.2) the date it carries for want of a clock is written, 26 Jul 2024; one that carries
+ * none (mistral-v7-tekken's default system message) is a fault. Tools are absent. Turns of tools
+ * are rendered where the template writes them as they are (qwen2.5, qwen3) and are a fault where it
+ * quotes them (llama3.1, Mistral's).
  */
 #ifndef LAMINA_TEMPLATE_H
 #define LAMINA_TEMPLATE_H
@@ -31,7 +37,8 @@ struct template_text {
 struct chat_template; /* one row of the table of recognised templates; static, never released */
 
 /* The renderer for the template in `gguf`. False with a fault naming the recognised templates when
- * there is none in the file or it is not recognised. */
+ * there is none in the file, it is not recognised, or the file's BOS or EOS is not the one that the
+ * renderer writes. */
 bool template_find(const struct chat_template **found, const struct gguf *gguf,
                    struct fault *fault);
 
@@ -40,10 +47,10 @@ bool template_find_name(const struct chat_template **found, const char *name, st
 
 const char *template_name(const struct chat_template *chat_template);
 
-/* Append the rendered messages to `text`; with `generation_prompt` the opening of the assistant's
- * turn follows. A message sequence the template itself refuses (roles out of order, ...) is a fault
- * with the template's reason. The text carries the model's BOS token where the template writes one.
- */
+/* Append the rendered messages to `text`, NUL-terminated; with `generation_prompt` the opening of
+ * the assistant's turn follows. A message sequence the template itself refuses (roles out of order,
+ * ...) is a fault with the template's reason, and `text` is as long as it was; so is an empty one.
+ * The text carries the model's BOS token where the template writes one. */
 bool template_render(const struct chat_template *chat_template, const struct chat_message *message,
                      size_t n_messages, bool generation_prompt, struct template_text *text,
                      struct fault *fault);
