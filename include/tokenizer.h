@@ -33,8 +33,9 @@ int tokenizer_n_tokens(const struct tokenizer *tokenizer);
  * tokens always are recognised (they are part of how a vocabulary spells text: runs of spaces,
  * missing letters). No BOS or EOS is added. Text is composed (NFC) first where the model family's
  * own tokenizer does that (qwen2). A byte that no token stands for is dropped. False with a fault,
- * and `list` as it was, when the text is not valid UTF-8, is over 512 MiB, has thousands of
- * combining marks on one letter, or a regular expression ran into its limits. */
+ * and `list` as it was, when the text is not valid UTF-8, is over 512 MiB, has more than 16 MiB
+ * without a place to cut it, has thousands of combining marks on one letter, or a regular
+ * expression ran into its limits. */
 bool tokenizer_encode(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
                       bool parse_special, struct token_list *list, struct fault *fault);
 

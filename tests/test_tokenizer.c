@@ -512,6 +512,13 @@ static void names_that_are_not_known_are_refused(void **state) {
     replace_string(&gguf, "tokenizer.ggml.pre", (struct gguf_string){"smollm, starcoder", 17});
     refuses(&gguf, "is not known");
     replace_string(&gguf, "tokenizer.ggml.pre", old);
+    for (size_t key = 0; key < gguf.n_keys; key++) {
+        struct gguf_string *name = &gguf.key[key].name;
+        if (name->n_bytes != 18 || memcmp(name->text, "tokenizer.ggml.pre", 18) != 0) continue;
+        name->n_bytes--;
+        refuses(&gguf, "convert the model again");
+        name->n_bytes++;
+    }
     old = replace_string(&gguf, "tokenizer.ggml.model", (struct gguf_string){"bert", 4});
     refuses(&gguf, "supported are gpt2");
     replace_string(&gguf, "tokenizer.ggml.model", old);
@@ -600,6 +607,33 @@ static void long_runs_finish(void **state) {
     gguf_close(&gguf);
 }
 
+static void refuses_run(struct tokenizer *tokenizer, size_t n_bytes, const char *reason) {
+    char *text = malloc(n_bytes);
+    memset(text, 'a', n_bytes);
+    memcpy(text, "<|end|>", 7);
+    struct token_list list = {0};
+    struct fault fault = {0};
+    assert_false(tokenizer_encode(tokenizer, text, n_bytes, true, &list, &fault));
+    assert_non_null(strstr(fault.text, reason));
+    assert_int_equal(list.n, 0);
+    free(list.id);
+    free(text);
+}
+
+static void words_beyond_memory_are_refused(void **state) {
+    (void)state;
+    struct gguf gguf = open_gguf(SMOLLM2 "vocabulary.gguf");
+    struct tokenizer *tokenizer = open_tokenizer(&gguf);
+    refuses_run(tokenizer, 17 << 20, "without a place to cut");
+    tokenizer_close(tokenizer);
+    gguf_close(&gguf);
+    gguf = open_gguf(SENTENCEPIECE "vocabulary.gguf");
+    tokenizer = open_tokenizer(&gguf);
+    refuses_run(tokenizer, 17 << 20, "without a place to cut");
+    tokenizer_close(tokenizer);
+    gguf_close(&gguf);
+}
+
 static void endless_marks_are_refused_where_text_is_composed(void **state) {
     (void)state;
     struct gguf gguf = open_gguf(SMOLLM2 "vocabulary.gguf");
@@ -638,6 +672,7 @@ int main(void) {
         cmocka_unit_test(names_that_are_not_known_are_refused),
         cmocka_unit_test(damaged_vocabularies_are_refused),
         cmocka_unit_test(long_runs_finish),
+        cmocka_unit_test(words_beyond_memory_are_refused),
         cmocka_unit_test(endless_marks_are_refused_where_text_is_composed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,8 +35,12 @@ struct merge_work {
     size_t n_candidates, heap_capacity;
 };
 
+/* The longest word, so that one line of a request cannot take the memory of the job: merging needs
+ * some 50 bytes for each of its bytes. Far more tokens than any context holds. */
+enum { MERGE_MAX_BYTES = 16 << 20 };
+
 /* Begin a word; then add its symbols left to right; then run. Afterwards follow `next` from symbol
- * 0. A word is shorter than 2^31 bytes. */
+ * 0. A word has at most MERGE_MAX_BYTES. */
 void merge_begin(struct merge_work *work);
 void merge_add(struct merge_work *work, int32_t n_bytes, int32_t id);
 void merge_run(struct merge_work *work, const char *word, merge_rule *rule, const void *context);

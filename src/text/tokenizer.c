@@ -31,6 +31,12 @@ void tokenizer_append(struct token_list *list, int32_t id) {
     list->id[list->n++] = id;
 }
 
+bool tokenizer_word_too_long(size_t n_bytes, struct fault *fault) {
+    return fault_user(fault,
+                      "text has %zu bytes without a place to cut; at most %d can be tokenised",
+                      n_bytes, MERGE_MAX_BYTES);
+}
+
 /* ---- special ids */
 
 /* The id under `key`, or `standard` where the file has no such key. */
@@ -226,8 +232,7 @@ static bool encode_fragment(struct tokenizer *tokenizer, const char *text, size_
         return tokenizer_encode_bpe(tokenizer, text, n_bytes, list, fault);
     }
     /* Every fragment begins the text or follows an added token. */
-    tokenizer_encode_spm(tokenizer, text, n_bytes, tokenizer->adds_space, list);
-    return true;
+    return tokenizer_encode_spm(tokenizer, text, n_bytes, tokenizer->adds_space, list, fault);
 }
 
 static bool encode_valid(struct tokenizer *tokenizer, const char *text, size_t n_bytes,

@@ -84,11 +84,19 @@ static bool read_merges(struct tokenizer *tokenizer, const struct gguf *gguf, st
 }
 
 bool tokenizer_open_bpe(struct tokenizer *tokenizer, const struct gguf *gguf, struct fault *fault) {
+    static const char key[] = "tokenizer.ggml.pre";
     struct gguf_string name;
-    if (!gguf_read_string(gguf, "tokenizer.ggml.pre", &name, fault)) return false;
-    tokenizer->rules = pretokenizer_find(name.text, name.n_bytes, fault);
-    return tokenizer->rules &&
-           pretokenizer_open(&tokenizer->pretokenizer, tokenizer->rules, fault) &&
+    if (!gguf_find(gguf, key)) {
+        return vocabulary_fault(gguf, fault,
+                                "no %s says how text is cut into words, as in files of old "
+                                "converters; convert the model again",
+                                key);
+    }
+    if (!gguf_read_string(gguf, key, &name, fault)) return false;
+    struct fault unknown = {0};
+    tokenizer->rules = pretokenizer_find(name.text, name.n_bytes, &unknown);
+    if (!tokenizer->rules) return vocabulary_fault(gguf, fault, "%s", unknown.text);
+    return pretokenizer_open(&tokenizer->pretokenizer, tokenizer->rules, fault) &&
            read_merges(tokenizer, gguf, fault);
 }
 
@@ -181,6 +189,7 @@ static bool encode_composed(struct tokenizer *tokenizer, const char *text, size_
     size_t begin = 0;
     for (size_t word = 0; word < words->n; word++) {
         size_t end = (size_t)words->end[word];
+        if (end - begin > MERGE_MAX_BYTES) return tokenizer_word_too_long(end - begin, fault);
         encode_word(tokenizer, text + begin, end - begin, list);
         begin = end;
     }

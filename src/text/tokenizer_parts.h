@@ -48,7 +48,10 @@ bool tokenizer_open_spm(struct tokenizer *tokenizer, const struct gguf *gguf, st
 bool tokenizer_encode_bpe(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
                           struct token_list *list, struct fault *fault);
 /* `add_space`: a space goes before it. */
-void tokenizer_encode_spm(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
-                          bool add_space, struct token_list *list);
+bool tokenizer_encode_spm(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
+                          bool add_space, struct token_list *list, struct fault *fault);
+
+/* A user's fault: a word longer than MERGE_MAX_BYTES. Always false. */
+bool tokenizer_word_too_long(size_t n_bytes, struct fault *fault);
 
 #endif

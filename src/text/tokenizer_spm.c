@@ -64,8 +64,9 @@ static void append_symbol(const struct tokenizer *tokenizer, const char *text,
     }
 }
 
-void tokenizer_encode_spm(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
-                          bool add_space, struct token_list *list) {
+bool tokenizer_encode_spm(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
+                          bool add_space, struct token_list *list, struct fault *fault) {
+    if (n_bytes >= MERGE_MAX_BYTES) return tokenizer_word_too_long(n_bytes, fault);
     char *plain = check_alloc(n_bytes + 1, 1);
     size_t n_plain = 0;
     if (add_space) plain[n_plain++] = ' ';
@@ -90,4 +91,5 @@ void tokenizer_encode_spm(struct tokenizer *tokenizer, const char *text, size_t 
     }
     merge_trim(work);
     free(plain);
+    return true;
 }

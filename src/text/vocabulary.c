@@ -233,7 +233,7 @@ int32_t vocabulary_find_added(const struct vocabulary *vocabulary, const char *t
 /* ---- open and close */
 
 bool vocabulary_fault(const struct gguf *gguf, struct fault *fault, const char *format, ...) {
-    char path[256], text[768];
+    char path[256], text[1024];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
