@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154,SC2034
 # Sourced by peers_*.sh with $cache set: finds or downloads the source archive of the Python package that
 # carries llama.cpp's vocabularies and chat templates, and sets $root to its folder. Exits 77 when it
 # cannot be had. LAMINA_PEER_SDIST names an unpacked archive to use instead.

@@ -8,14 +8,14 @@
 # Exit 0: all as expected; 1: one is not; 77: the archive cannot be had.
 set -u
 program=$1 cache=$2
+# shellcheck source=tests/peers_sdist.sh
 . "$(dirname "$0")/peers_sdist.sh"
 
 n_wrong=0
 expect() { # NAME VOCABULARY TEMPLATE|-
     template=$3
     [ "$template" = - ] || template=$models/templates/$template.jinja
-    output=$("$program" "$models/ggml-vocab-$2.gguf" "$template" "$1")
-    if [ $? -eq 0 ]; then
+    if output=$("$program" "$models/ggml-vocab-$2.gguf" "$template" "$1"); then
         printf '%-20s %-12s %s\n' "$1" "$2" "$3"
     else
         n_wrong=$((n_wrong + 1))

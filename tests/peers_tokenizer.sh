@@ -7,12 +7,13 @@
 # Exit 0: all supported ones equal; 1: one differs; 77: the archive cannot be had.
 set -u
 program=$1 cache=$2
+# shellcheck source=tests/peers_sdist.sh
 . "$(dirname "$0")/peers_sdist.sh"
 
 n_equal=0 n_differ=0 n_unsupported=0
 for texts in "$models"/*.gguf.inp; do
     vocabulary=${texts%.inp}
-    [ -f "$vocabulary" ] && [ -f "$vocabulary.out" ] || continue
+    if [ ! -f "$vocabulary" ] || [ ! -f "$vocabulary.out" ]; then continue; fi
     name=$(basename "$vocabulary" .gguf)
     output=$("$program" "$vocabulary" "$texts" "$vocabulary.out")
     case $? in
