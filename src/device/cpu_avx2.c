@@ -136,6 +136,7 @@ static inline int tile_rows(int n_panels) {
     return n_panels == 1 ? 6 : n_panels == 2 ? 3 : n_panels == 3 ? 2 : 1;
 }
 
-#define ISA_NAME  "AVX2"
-#define ISA_TABLE cpu_kernels_avx2
+#define UNROLL_BLOCK _Pragma("GCC unroll 32")
+#define ISA_NAME     "AVX2"
+#define ISA_TABLE    cpu_kernels_avx2
 #include "cpu_kernels.inc"

@@ -121,6 +121,7 @@ static inline int tile_rows(int n_panels) {
     return n_panels <= 2 ? 12 : n_panels == 4 ? 4 : 1;
 }
 
-#define ISA_NAME  "AVX-512"
-#define ISA_TABLE cpu_kernels_avx512
+#define UNROLL_BLOCK _Pragma("GCC unroll 32")
+#define ISA_NAME     "AVX-512"
+#define ISA_TABLE    cpu_kernels_avx512
 #include "cpu_kernels.inc"

@@ -111,6 +111,7 @@ static inline int tile_rows(int n_panels) {
     return 4;
 }
 
+#define UNROLL_BLOCK
 #define ISA_NAME  "plain C"
 #define ISA_TABLE cpu_kernels_plain
 #include "cpu_kernels.inc"
