@@ -3,8 +3,13 @@
  * Order of work on a row of logits (vLLM's): bias; stop ids masked below min_tokens; repetition,
  * frequency and presence penalties; temperature; min_p; top_k; top_p; choice. Greedy skips all that
  * cannot change the argmax. Order among ids is (logit descending, id ascending) everywhere.
- * Randomness is counter-based (Philox 4x32-10): key = (seed, prompt_index, choice_index), counter =
- * (position, token id), so that no batch, layout or restart can change a token.
+ * A penalty on the frequency of tokens is one fma(-penalty, count, logit) an id.
+ *
+ * The choice is the largest of logit + g, rounded to float32, of equal sums the lowest id. The
+ * noise is counter-based, so that no batch, layout or restart can change a token: Philox 4x32-10
+ * with key = seed (low word first) and counter = (id / 4, position, prompt_index, choice_index)
+ * gives the word of id in place id mod 4; u = (word + 1/2) / 2^32; g = -log(-log(u)), computed in
+ * double and rounded to float32.
  */
 #ifndef LAMINA_SAMPLING_H
 #define LAMINA_SAMPLING_H
