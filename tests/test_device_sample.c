@@ -324,6 +324,47 @@ static void greedy_takes_the_lowest_of_the_largest(void **state) {
     }
 }
 
+/* ---- rows that no right model gives -----------------------------------------------------------
+ */
+
+/* Temperatures so low that logits overflow, logits that are no numbers, nothing left to choose
+ * from: still an id of the vocabulary. */
+static void broken_rows_still_give_an_id(void **state) {
+    (void)state;
+    enum { VOCABULARY = 40, N = 60 };
+    static int32_t every_id[VOCABULARY];
+    struct dice dice = {12};
+    struct lot lot = lot_open(VOCABULARY, N);
+    for (int row = 0; row < N; row++) {
+        struct sampling *s = &lot.sampling[row];
+        lot_roll(&lot, &dice, row, 4, 0);
+        set_filter(s, &filters[row % N_FILTERS]);
+        s->n_logprobs = 3;
+        if (row % 3 == 0) s->temperature = 1e-38f, s->top_k = 20; /* some logits overflow */
+        for (int id = 0; id < VOCABULARY && row % 3 == 1; id++)
+            lot_row(&lot, row)[id] = id % 2 == row % 2 ? NAN : (row % 4 ? NAN : INFINITY);
+        if (row % 3 == 2)
+            s->n_stop_ids = VOCABULARY, s->stop_id = every_id, s->min_tokens = CONTEXT;
+    }
+    for (int id = 0; id < VOCABULARY; id++)
+        every_id[id] = id;
+    struct subjects subjects = subjects_for(VOCABULARY);
+    for (int at = 0; at < subjects.n; at++) {
+        const struct subject *subject = &subjects.at[at];
+        int32_t token[N];
+        struct token_score score[N * SCORES];
+        struct value logits = value_of(subject, N, VOCABULARY, lot.logits);
+        struct rows rows = {.n_picked = N, .wish = lot.wish};
+        subject->ops->sample(subject->device, &rows, logits);
+        subject->ops->take_tokens(subject->device, 0, 0, N, token, score);
+        for (int row = 0; row < N; row++)
+            assert_in_range(token[row], 0, VOCABULARY - 1);
+        value_release(subject, &logits);
+    }
+    subjects_close(&subjects);
+    lot_close(&lot);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_the_published_answers),
@@ -335,6 +376,7 @@ int main(void) {
         cmocka_unit_test(the_row_is_changed_as_vllm_changes_it),
         cmocka_unit_test(penalties_by_hand),
         cmocka_unit_test(greedy_takes_the_lowest_of_the_largest),
+        cmocka_unit_test(broken_rows_still_give_an_id),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

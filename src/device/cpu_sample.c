@@ -229,7 +229,8 @@ static double list_mass(struct cpu_choice *choice, int n, float maximum,
  * threshold is a prefix of the order, so its length cannot change the result. */
 static int filter(const struct device *device, struct cpu_choice *choice,
                   const struct sampling *sampling) {
-    static const float depth[] = {2, 4, 8, 16, 32, FLT_MAX};
+    static const float depth[] = {2, 4, 8, 16, 32};
+    const size_t n_depths = sizeof depth / sizeof *depth;
     const struct cpu_kernels *kernels = device->kernels;
     int vocabulary = device->limits.vocabulary;
     int32_t first;
@@ -242,9 +243,9 @@ static int filter(const struct device *device, struct cpu_choice *choice,
     double wanted = (double)sampling->top_p;
     if (by_mass && !by_rank) wanted *= list_mass(choice, n_all, maximum, kernels);
     for (size_t attempt = 0;; attempt++) {
-        float from = maximum - depth[attempt];
+        float from = attempt < n_depths ? maximum - depth[attempt] : least;
         int n = list_from(choice->logit, vocabulary, from > least ? from : least, choice->id);
-        bool whole = n == n_all;
+        bool whole = attempt == n_depths || n == n_all;
         if (by_rank && n < sampling->top_k && !whole) continue;
         sort_ids(choice->logit, choice->id, n);
         if (by_rank) n = sampling->top_k;
@@ -300,10 +301,10 @@ static float gumbel(uint32_t word) {
     return (float)-log(-log(uniform));
 }
 
-/* argmax over the listed ids of logit + gumbel. An id beats the best so far only if its uniform
- * number exceeds exp(-exp(logit - best)) >= 1 - exp(logit - best); `mass` holds exp(logit -
- * maximum), so with 0.1 % of slack for rounding: 1 - u > 1.001 * mass * exp(maximum - best) cannot
- * win. */
+/* argmax over the listed ids of logit + gumbel; the first of the row when nothing is listed. An id
+ * beats the best so far only if its uniform number exceeds exp(-exp(logit - best)) >= 1 - exp(logit
+ * - best); `mass` holds exp(logit - maximum), so with 0.1 % of slack for rounding: 1 - u > 1.001 *
+ * mass * exp(maximum - best) cannot win. */
 static int32_t draw(const struct device *device, struct cpu_choice *choice, int n,
                     const struct sample_wish *wish) {
     const struct sampling *sampling = wish->sampling;
@@ -330,7 +331,7 @@ static int32_t draw(const struct device *device, struct cpu_choice *choice, int 
         }
     }
     memset(choice->mass, 0, (size_t)device->limits.vocabulary * sizeof *choice->mass);
-    return winner;
+    return winner < 0 ? first : winner;
 }
 
 /* ---- the operator -----------------------------------------------------------------------------
