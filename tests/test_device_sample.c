@@ -294,6 +294,42 @@ static void penalties_by_hand(void **state) {
     lot_close(&lot);
 }
 
+/* Stop ids stay out below min_tokens, whatever bias and penalty say, and may come after. */
+static void stop_ids_wait_for_min_tokens(void **state) {
+    (void)state;
+    enum { N = 400, N_PROMPT = 11 };
+    static const int32_t stops[] = {0, 1}; /* 0 is also all that the history holds */
+    static const struct logit_bias bias[] = {{0, 1000}, {1, 1e30f}};
+    struct dice dice = {31};
+    struct lot lot = lot_open(4, N);
+    lot.n_history = 40;
+    for (int row = 0; row < N; row++) {
+        int n_generated = roll_below(&dice, 29), min_tokens = roll_below(&dice, 31);
+        int winner = 2 + row % 2;
+        bool early = n_generated < min_tokens;
+        lot.sampling[row] = (struct sampling){
+            .temperature = row % 2 ? 0 : 1,
+            .top_p = row % 4 ? 1 : 0.5f,
+            .repetition_penalty = row % 3 == 0 ? 1
+                                  : early      ? 1e-38f
+                                               : 2,
+            .min_tokens = min_tokens,
+            .n_logprobs = -1,
+            .n_bias = row % 5 ? 2 : 0,
+            .bias = bias,
+            .n_stop_ids = 2,
+            .stop_id = stops,
+        };
+        lot.wish[row].position = N_PROMPT + n_generated;
+        lot.wish[row].n_prompt = N_PROMPT;
+        for (int id = 0; id < 4; id++)
+            lot_row(&lot, row)[id] = id == winner ? -100 : id < 2 ? 100 + 50 * id : -400;
+        lot.expected[row] = early ? winner : 1;
+    }
+    check_lot(&lot);
+    lot_close(&lot);
+}
+
 /* ---- greedy -----------------------------------------------------------------------------------
  */
 
@@ -375,6 +411,7 @@ int main(void) {
         cmocka_unit_test(filters_in_their_order_and_ties_by_id),
         cmocka_unit_test(the_row_is_changed_as_vllm_changes_it),
         cmocka_unit_test(penalties_by_hand),
+        cmocka_unit_test(stop_ids_wait_for_min_tokens),
         cmocka_unit_test(greedy_takes_the_lowest_of_the_largest),
         cmocka_unit_test(broken_rows_still_give_an_id),
     };

@@ -147,13 +147,14 @@ static void change_row(const struct device *device, struct cpu_choice *choice, c
     memcpy(choice->logit, logit, (size_t)device->limits.vocabulary * sizeof *logit);
     for (int bias = 0; bias < sampling->n_bias; bias++)
         choice->logit[sampling->bias[bias].id] += sampling->bias[bias].bias;
+    const int32_t *history =
+        device->history + (size_t)wish->sequence * (size_t)device->limits.context;
+    penalise(choice, sampling, history, wish->n_prompt, wish->position);
+    /* last, so that no penalty brings a masked id back: as if it were -infinity from the start */
     if (wish->position - wish->n_prompt < sampling->min_tokens) {
         for (int stop = 0; stop < sampling->n_stop_ids; stop++)
             choice->logit[sampling->stop_id[stop]] = MASKED;
     }
-    const int32_t *history =
-        device->history + (size_t)wish->sequence * (size_t)device->limits.context;
-    penalise(choice, sampling, history, wish->n_prompt, wish->position);
 }
 
 /* ---- filters ----------------------------------------------------------------------------------
