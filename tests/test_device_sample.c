@@ -76,6 +76,24 @@ static void the_choice_is_a_gumbel_argmax(void **state) {
     check_random_rows(2, 500);
 }
 
+/* Logits so large that sums with noise are rounded to the same number: the lowest id, though a
+ * sorted list shows it last. */
+static void equal_sums_go_to_the_lowest_id(void **state) {
+    (void)state;
+    enum { VOCABULARY = 64, N = 3000 };
+    struct dice dice = {21};
+    struct lot lot = lot_open(VOCABULARY, N);
+    for (int row = 0; row < N; row++) {
+        float unit = row % 2 ? 0.5f : 0.0625f;
+        for (int id = 0; id < VOCABULARY; id++)
+            lot_row(&lot, row)[id] = unit * (0x1p24f - (float)roll_below(&dice, row % 3 ? 8 : 64));
+        if (row % 4) lot.sampling[row].top_k = 8 * (row % 4);
+    }
+    lot_settle(&lot);
+    check_lot(&lot);
+    lot_close(&lot);
+}
+
 /* Pearson's chi-square of `count` against `n` draws with probabilities `p`. */
 static double chi_square(const int *count, const double *p, int cells, int n) {
     double sum = 0;
@@ -406,6 +424,7 @@ int main(void) {
         cmocka_unit_test(philox_gives_the_published_answers),
         cmocka_unit_test(equal_logits_let_the_words_decide),
         cmocka_unit_test(the_choice_is_a_gumbel_argmax),
+        cmocka_unit_test(equal_sums_go_to_the_lowest_id),
         cmocka_unit_test(draws_follow_the_softmax),
         cmocka_unit_test(filters_leave_what_a_full_sort_leaves),
         cmocka_unit_test(filters_in_their_order_and_ties_by_id),

@@ -150,7 +150,8 @@ static void change_row(const struct device *device, struct cpu_choice *choice, c
     const int32_t *history =
         device->history + (size_t)wish->sequence * (size_t)device->limits.context;
     penalise(choice, sampling, history, wish->n_prompt, wish->position);
-    /* last, so that no penalty brings a masked id back: as if it were -infinity from the start */
+    /* last, so that no penalty can bring a masked id back: as if it were -infinity from the start
+     */
     if (wish->position - wish->n_prompt < sampling->min_tokens) {
         for (int stop = 0; stop < sampling->n_stop_ids; stop++)
             choice->logit[sampling->stop_id[stop]] = MASKED;
@@ -303,9 +304,10 @@ static float gumbel(uint32_t word) {
 }
 
 /* argmax over the listed ids of logit + gumbel; the first of the row when nothing is listed. An id
- * beats the best so far only if its uniform number exceeds exp(-exp(logit - best)) >= 1 - exp(logit
- * - best); `mass` holds exp(logit - maximum), so with 0.1 % of slack for rounding: 1 - u > 1.001 *
- * mass * exp(maximum - best) cannot win. */
+ * whose sum is below `least`, the float under the best so far, cannot be rounded up to that; it is
+ * above only if its uniform number exceeds exp(-exp(logit - least)) >= 1 - exp(logit - least).
+ * `mass` holds exp(logit - maximum), so with 0.1 % of slack for its rounding: 1 - u > 1.001 * mass
+ * * exp(maximum - least) cannot win. */
 static int32_t draw(const struct device *device, struct cpu_choice *choice, int n,
                     const struct sample_wish *wish) {
     const struct sampling *sampling = wish->sampling;
@@ -328,7 +330,7 @@ static int32_t draw(const struct device *device, struct cpu_choice *choice, int 
         if (winner < 0 || value > best || (value == best && id < winner)) {
             winner = id;
             best = value;
-            bound = 1.001 * exp((double)maximum - (double)best);
+            bound = 1.001 * exp((double)maximum - (double)nextafterf(best, -INFINITY));
         }
     }
     memset(choice->mass, 0, (size_t)device->limits.vocabulary * sizeof *choice->mass);
