@@ -197,10 +197,11 @@ static struct weight *cpu_load_rope(struct device *device, int n_rotated, double
 /* ---- operators --------------------------------------------------------------------------------
  */
 
-/* Threads worth starting for `n` independent pieces of `elements` in all. */
+/* Threads worth starting for `n` independent pieces of `elements` in all: one or the whole team,
+ * for OpenMP ends the threads that a smaller team leaves over and starts them again for the next.
+ */
 static int team(const struct device *device, int n, size_t elements) {
-    int most = n < device->options.n_threads ? n : device->options.n_threads;
-    return elements < TEAM_ELEMENTS || most < 1 ? 1 : most;
+    return elements < TEAM_ELEMENTS || n < 2 ? 1 : device->options.n_threads;
 }
 
 static float *row_of(const struct value *value, int row) {
