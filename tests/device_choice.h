@@ -308,13 +308,13 @@ static inline int check_batch(const struct subject *subject, const struct lot *l
 
 /* Every row of the lot, in batches of changing size, and some rows alone. */
 static inline void check_lot(const struct lot *lot) {
-    static const int sizes[] = {64, 1, 64, 7, 64, 33};
+    static const int sizes[] = {64, 1, 64, 33, 64, 64, 7, 64};
     struct subjects subjects = subjects_for(lot->vocabulary);
     for (int at = 0; at < subjects.n; at++) {
         int n_off = 0, n = 0;
         lot_embed(&subjects.at[at], lot);
         for (int first = 0, batch = 0; first < lot->n; first += n, batch++) {
-            n = sizes[batch % 6] < lot->n - first ? sizes[batch % 6] : lot->n - first;
+            n = sizes[batch % 8] < lot->n - first ? sizes[batch % 8] : lot->n - first;
             n_off += check_batch(&subjects.at[at], lot, first, n);
             n_off += check_batch(&subjects.at[at], lot, first + n / 2, 1);
         }
