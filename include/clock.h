@@ -37,7 +37,9 @@ enum span_kind {
     SPAN_SAMPLE,     /* choosing tokens */
     SPAN_HEADER,     /* waiting for the step header */
     SPAN_BOOKS,      /* the leader's accounting and forming of headers */
-    SPAN_ARRIVED,    /* a message's last byte came; begin = end */
+    SPAN_ARRIVED,    /* a message's last byte came; begin = end; label is enum message */
+    SPAN_LOAD,       /* before the loop: reading weights */
+    SPAN_START,      /* before the loop: all else */
     SPAN_KINDS
 };
 const char *clock_span_name(enum span_kind kind);
@@ -50,21 +52,25 @@ struct span {
     int16_t slot;
     int16_t peer;  /* rank in the group, -1 where there is none */
     uint8_t kind;  /* enum span_kind */
-    uint8_t label; /* operator within SPAN_COMPUTE (enum op), else 0 */
+    uint8_t label; /* operator within SPAN_COMPUTE (enum op), message of SPAN_ARRIVED, else 0 */
 };
 
 /* Totals since clock_record_open, always kept. */
+enum { SPAN_LABELS = 8 }; /* SPAN_ARRIVED is counted by label too; larger labels are not */
 struct span_totals {
     int64_t n_spans[SPAN_KINDS];
     int64_t busy_ns[SPAN_KINDS];
     int64_t n_bytes[SPAN_KINDS];
+    int64_t n_arrived[SPAN_LABELS];
+    int64_t arrived_bytes[SPAN_LABELS];
 };
 
 /* Keep up to `n_spans` spans (0: totals only). One recorder a process, used by one thread. */
 void clock_record_open(size_t n_spans);
 void clock_record_close(void);
 
-/* Note where decode stands; spans recorded afterwards carry it. */
+/* Note where decode stands; spans recorded afterwards carry it. Slot -1 is outside the loop, where
+ * a recorder starts. */
 void clock_place(int slot, int step, int slice);
 
 /* Record a span of `kind` from `begin_ns` to now. Returns now, for the span behind it. */
@@ -73,5 +79,25 @@ int64_t clock_span(enum span_kind kind, int label, int peer, int64_t n_bytes, in
 /* Views, valid until clock_record_close. */
 const struct span_totals *clock_totals(void);
 const struct span *clock_spans(size_t *n_spans, size_t *n_dropped);
+
+/* How many durations of each length: percentiles without keeping the samples. 64 bins of equal
+ * width an octave, so that a sample is known to 1/128 of its value (exactly below 128 ns), from 0
+ * to the largest int64_t. Zero-initialise. */
+enum { HISTOGRAM_BINS = 58 * 64 };
+struct histogram {
+    int64_t n, sum_ns;
+    int64_t least_ns, most_ns; /* when n > 0 */
+    uint32_t bin[HISTOGRAM_BINS];
+};
+
+/* Count one sample; negative ones count as 0. */
+void histogram_add(struct histogram *histogram, int64_t ns);
+
+/* The `percent` percentile in ns, interpolated linearly between the two samples it falls between
+ * (numpy's default), within 1/128 of the true one; 0 when there are no samples. */
+double histogram_percentile(const struct histogram *histogram, double percent);
+
+/* The mean in ns, exact; 0 when there are no samples. */
+double histogram_mean(const struct histogram *histogram);
 
 #endif

@@ -36,7 +36,8 @@ const char *clock_span_name(enum span_kind kind) {
         [SPAN_ATTEND] = "attend",         [SPAN_APPEND] = "append KV",
         [SPAN_REPLY] = "scatter OUT",     [SPAN_SAMPLE] = "sample",
         [SPAN_HEADER] = "take header",    [SPAN_BOOKS] = "books",
-        [SPAN_ARRIVED] = "arrived",
+        [SPAN_ARRIVED] = "arrived",       [SPAN_LOAD] = "load weights",
+        [SPAN_START] = "start",
     };
     return name[kind];
 }
@@ -44,6 +45,7 @@ const char *clock_span_name(enum span_kind kind) {
 void clock_record_open(size_t n_spans) {
     memset(&recorder, 0, sizeof recorder);
     recorder.capacity = n_spans;
+    clock_place(-1, -1, -1);
     if (n_spans) recorder.span = check_alloc(n_spans, sizeof *recorder.span);
 }
 
@@ -63,6 +65,10 @@ int64_t clock_span(enum span_kind kind, int label, int peer, int64_t n_bytes, in
     recorder.totals.n_spans[kind] += 1;
     recorder.totals.busy_ns[kind] += now - begin_ns;
     recorder.totals.n_bytes[kind] += n_bytes;
+    if (kind == SPAN_ARRIVED && label < SPAN_LABELS) {
+        recorder.totals.n_arrived[label] += 1;
+        recorder.totals.arrived_bytes[label] += n_bytes;
+    }
     if (recorder.n_spans < recorder.capacity) {
         recorder.span[recorder.n_spans++] = (struct span){
             .begin_ns = begin_ns,
@@ -89,4 +95,57 @@ const struct span *clock_spans(size_t *n_spans, size_t *n_dropped) {
     *n_spans = recorder.n_spans;
     *n_dropped = recorder.n_dropped;
     return recorder.span;
+}
+
+/* ---- histograms -------------------------------------------------------------------------------
+ * Bin of v: v itself below 64; else, with 2^e <= v < 2^(e+1), 64 (e - 6) + v >> (e - 6), whose
+ * second term is in 64..127. Width 2^(e-6), so the middle is off by 2^(e-7) <= v / 128 at most.
+ */
+
+static int bin_of(int64_t ns) {
+    if (ns < 64) return (int)ns;
+    int shift = 63 - __builtin_clzll((unsigned long long)ns) - 6;
+    return 64 * shift + (int)(ns >> shift);
+}
+
+/* The middle of a bin, by which its samples are known. */
+static double bin_ns(int bin) {
+    if (bin < 128) return bin;
+    int shift = bin / 64 - 1;
+    double width = (double)(INT64_C(1) << shift);
+    return width * (bin - 64 * shift) + (width - 1) / 2;
+}
+
+void histogram_add(struct histogram *histogram, int64_t ns) {
+    if (ns < 0) ns = 0;
+    if (histogram->n == 0 || ns < histogram->least_ns) histogram->least_ns = ns;
+    if (ns > histogram->most_ns) histogram->most_ns = ns;
+    histogram->n += 1;
+    histogram->sum_ns += ns;
+    histogram->bin[bin_of(ns)] += 1;
+}
+
+/* The sample of rank `rank` (from 0) in rising order. */
+static double sample_at(const struct histogram *histogram, int64_t rank) {
+    if (rank <= 0) return (double)histogram->least_ns;
+    if (rank >= histogram->n - 1) return (double)histogram->most_ns;
+    int bin = 0;
+    for (int64_t n_below = histogram->bin[0]; n_below <= rank;)
+        n_below += histogram->bin[++bin];
+    double ns = bin_ns(bin);
+    if (ns < (double)histogram->least_ns) return (double)histogram->least_ns;
+    return ns < (double)histogram->most_ns ? ns : (double)histogram->most_ns;
+}
+
+double histogram_percentile(const struct histogram *histogram, double percent) {
+    if (histogram->n == 0) return 0;
+    double rank = percent / 100 * (double)(histogram->n - 1);
+    int64_t below = (int64_t)rank;
+    double ns = sample_at(histogram, below);
+    return ns +
+           (rank - (double)below) * (sample_at(histogram, below + (rank > (double)below)) - ns);
+}
+
+double histogram_mean(const struct histogram *histogram) {
+    return histogram->n ? (double)histogram->sum_ns / (double)histogram->n : 0;
 }
