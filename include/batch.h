@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "clock.h"
 #include "desk.h"
 #include "device.h"
 #include "kv.h"
@@ -76,12 +77,24 @@ struct slot {
     struct block *q_block, *kv_block;
 };
 
-/* What the leader counts for the status line and the summary. */
+/* What the leader counts for the status line and the summary, of steps that are done. */
 struct batch_counts {
-    int64_t n_steps, n_rows, n_prompt_rows, n_decode_rows, n_wasted_rows;
-    int64_t n_preemptions, n_tokens;
-    int n_running, n_waiting;
+    int64_t n_steps, n_rows;                 /* rows = prompt + decode + recomputed */
+    int64_t n_prompt_rows, n_decode_rows;    /* computed for the first time */
+    int64_t n_recomputed_rows;               /* computed again after a preemption */
+    int64_t n_wasted_rows;                   /* of decode rows: after the end of their sequence */
+    int64_t n_preemptions, n_tokens;         /* tokens made */
+    int64_t n_ended, n_ended_tokens;         /* sequences at their end; tokens they made */
+    int n_running, n_waiting;                /* sequences in slots; preempted ones */
     int n_pages_used, n_pages_peak, n_pages; /* over all owners */
+};
+
+/* How long generations took that came to an end, one sample each. */
+struct latencies {
+    struct histogram queue; /* ready at the desk -> admitted to a slot */
+    struct histogram ttft;  /* admitted -> first token */
+    struct histogram tpot;  /* (last token - first) / (tokens - 1); none for a single token */
+    struct histogram e2el;  /* admitted -> last token */
 };
 
 struct batch;
@@ -109,6 +122,8 @@ struct slot *batch_begin(struct batch *batch, int slot);
  * the header of the next. */
 void batch_end(struct batch *batch, int slot);
 
+/* On the leader only; the latencies are a view until batch_close. */
 struct batch_counts batch_counts(const struct batch *batch);
+const struct latencies *batch_latencies(const struct batch *batch);
 
 #endif

@@ -216,3 +216,7 @@ void batch_end(struct batch *batch, int at) {
 struct batch_counts batch_counts(const struct batch *batch) {
     return leader_counts(batch->leader);
 }
+
+const struct latencies *batch_latencies(const struct batch *batch) {
+    return leader_latencies(batch->leader);
+}

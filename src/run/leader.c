@@ -32,6 +32,7 @@ struct sequence {
     int64_t age; /* admission number: lower is older */
     int slot, owner;
     int n_rows;      /* positions whose rows have been in a header */
+    int n_rows_most; /* the same before a preemption: rows below it are computed again */
     int n_virtual;   /* tokens, those in flight included */
     int n_scored;    /* prompt tokens whose scores are asked for */
     int n_in_flight; /* samples asked for and not yet taken */
@@ -41,6 +42,7 @@ struct sequence {
 /* What was asked for in one step, to make sense of what it returns. */
 struct plan {
     int n_picked;
+    int n_prompt_rows, n_decode_rows, n_recomputed_rows;
     struct pick {
         int sequence;
         int32_t position; /* of the token */
@@ -69,6 +71,7 @@ struct leader {
     int32_t *token; /* (max_picked) */
     struct token_score *score;
     struct batch_counts counts;
+    struct latencies latencies;
 };
 
 /* Room left in the header being formed. */
@@ -246,6 +249,21 @@ static void take_step(struct leader *leader, int slot, int step) {
     plan->n_picked = 0;
 }
 
+static void count_end(struct leader *leader, const struct generation *generation) {
+    struct latencies *latencies = &leader->latencies;
+    int n_new =
+        atomic_load_explicit(&generation->n_tokens, memory_order_relaxed) - generation->n_prompt;
+    leader->counts.n_ended += 1;
+    leader->counts.n_ended_tokens += n_new;
+    if (n_new < 1) return;
+    histogram_add(&latencies->queue, generation->admitted_ns - generation->submitted_ns);
+    histogram_add(&latencies->ttft, generation->first_token_ns - generation->admitted_ns);
+    histogram_add(&latencies->e2el, generation->last_token_ns - generation->admitted_ns);
+    if (n_new > 1)
+        histogram_add(&latencies->tpot,
+                      (generation->last_token_ns - generation->first_token_ns) / (n_new - 1));
+}
+
 /* Let go of sequences that need nothing more: their generation is the desk's from here on. After
  * the slot's last step that includes those that finished with it; unfinished ones are left as they
  * are. */
@@ -257,6 +275,7 @@ static void retire(struct leader *leader, int slot, bool last) {
         enum finish finish = finish_of(sequence);
         bool needs_pages = sequence->state == SEQUENCE_RUNNING && !last;
         if (finish == FINISH_NONE || needs_pages) continue;
+        count_end(leader, sequence->generation);
         atomic_store_explicit(&sequence->generation->finish, finish, memory_order_release);
         *sequence = (struct sequence){0};
     }
@@ -495,9 +514,13 @@ static void put_rows(struct leader *leader, struct header *header, const struct 
             sequence->n_in_flight += 1;
         }
         header->n_rows += 1;
-        leader->counts.n_decode_rows += position >= generation->n_prompt;
+        bool again = position < sequence->n_rows_most;
+        plan->n_recomputed_rows += again;
+        plan->n_prompt_rows += !again && position < generation->n_prompt;
+        plan->n_decode_rows += !again && position >= generation->n_prompt;
     }
     sequence->n_rows += chunk->n_rows;
+    if (sequence->n_rows > sequence->n_rows_most) sequence->n_rows_most = sequence->n_rows;
     if (sequence->n_rows == sequence->n_virtual) sequence->n_virtual += 1;
 }
 
@@ -526,6 +549,7 @@ void leader_form(struct leader *leader, int slot, int step) {
     struct plan *plan = &leader->plan[slot][step % 2];
     header->step = step;
     header->n_released = header->n_chunks = header->n_rows = header->n_picked = 0;
+    plan->n_prompt_rows = plan->n_decode_rows = plan->n_recomputed_rows = 0;
     /* nothing to decode in any slot but more may come: wait a little instead of spinning */
     if (nothing_running(leader) && !desk_exhausted(desk)) desk_wait(desk, 0.1);
     header->last = *leader->options.stop || (nothing_running(leader) && desk_exhausted(desk));
@@ -539,13 +563,21 @@ void leader_form(struct leader *leader, int slot, int step) {
             put_rows(leader, header, &header->chunk[at], plan);
     }
     plan->n_picked = header->n_picked;
-    leader->counts.n_steps += header->n_rows > 0;
-    leader->counts.n_rows += header->n_rows;
     count_pages(leader);
+}
+
+static void count_step(struct batch_counts *counts, const struct header *header,
+                       const struct plan *plan) {
+    counts->n_steps += header->n_rows > 0;
+    counts->n_rows += header->n_rows;
+    counts->n_prompt_rows += plan->n_prompt_rows;
+    counts->n_decode_rows += plan->n_decode_rows;
+    counts->n_recomputed_rows += plan->n_recomputed_rows;
 }
 
 void leader_end_step(struct leader *leader, int slot) {
     const struct header *header = &leader->header[slot];
+    count_step(&leader->counts, header, &leader->plan[slot][header->step % 2]);
     if (header->step > 0) take_step(leader, slot, header->step - 1);
     retire(leader, slot, header->last);
 }
@@ -557,4 +589,8 @@ struct batch_counts leader_counts(const struct leader *leader) {
         counts.n_waiting += leader->sequence[handle].state == SEQUENCE_WAITING;
     }
     return counts;
+}
+
+const struct latencies *leader_latencies(const struct leader *leader) {
+    return &leader->latencies;
 }

@@ -28,5 +28,6 @@ void leader_form(struct leader *leader, int slot, int step);
 void leader_end_step(struct leader *leader, int slot);
 
 struct batch_counts leader_counts(const struct leader *leader);
+const struct latencies *leader_latencies(const struct leader *leader);
 
 #endif
