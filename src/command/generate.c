@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "batch.h"
+#include "budget.h"
 #include "clock.h"
 #include "decode.h"
 #include "desk.h"
@@ -28,15 +29,13 @@
 /* Start and end of a run may read and write whole files: their waits get this many deadlines. */
 enum { PATIENCE = 30 };
 
-/* Sizes when nothing was asked for. */
-enum { DEFAULT_MAX_BATCH = 32, DEFAULT_MAX_ROWS = 256 };
-
 /* Everything a run holds, in the order it is opened. */
 struct run {
     const struct options *options;
     struct environment environment;
     struct topology topology;
     struct resources resources;
+    struct budget budget;
     /* model ranks */
     struct gguf gguf;
     struct model model;
@@ -137,92 +136,54 @@ static void open_partition(struct run *run, struct fault *fault) {
 
 /* What the leader derives without asking the other ranks. */
 static void derive_limits(struct run *run, struct fault *fault) {
-    const struct options *options = run->options;
-    struct batch_limits *limits = &run->limits;
-    const struct service *service = &run->service;
-    *limits = (struct batch_limits){
-        .n_slots = options->slots > 0  ? options->slots
-                   : is_colocated(run) ? 1
-                                       : 2,
-        .max_batch = options->max_batch > 0 ? options->max_batch : DEFAULT_MAX_BATCH,
-        .max_rows = options->max_rows,
-        .context = options->context > 0 ? options->context : run->model.context,
-        .n_owners = run->topology.layout.sequences,
-        .n_heads = service->n_heads,
-        .n_kv_heads = service->n_kv_heads,
-        .head_dim = service->head_dim,
-    };
-    if (limits->max_rows < 0) /* room for the batch and a chunk of prompt beside it */
-        limits->max_rows =
-            limits->max_batch > DEFAULT_MAX_ROWS / 2 ? 2 * limits->max_batch : DEFAULT_MAX_ROWS;
-    if (options->max_batch < 0 && limits->max_batch > limits->max_rows)
-        limits->max_batch = limits->max_rows;
-    limits->max_picked = limits->max_batch;
-    if (limits->max_rows < limits->max_batch) {
-        fault_user(fault,
-                   "--max-rows %d is less than --max-batch %d: every running sequence has a row",
-                   limits->max_rows, limits->max_batch);
-    } else if (limits->context > run->model.context) {
-        fault_user(fault, "--context %d exceeds the model's %d tokens", limits->context,
-                   run->model.context);
-    }
+    if (is_model(run))
+        budget_limits(&run->limits, run->options, &run->topology.layout, &run->service,
+                      run->model.context, fault);
 }
 
-/* Pages this rank's memory can hold; INT32_MAX on a rank without KV. */
-static int64_t own_pages(const struct run *run, struct fault *fault) {
-    const struct options *options = run->options;
-    bool attention = !is_model(run);
-    const struct program *program = is_model(run) ? &run->program : NULL;
-    int64_t arena =
-        (int64_t)decode_arena_bytes(program, &run->service, &run->limits, options->kv_type);
-    int64_t fixed = arena + (is_model(run) ? (int64_t)run->gguf.file_bytes * 11 / 10 : 0);
-    int64_t left = run->resources.memory_bytes - fixed;
-    if (left <= 0) {
+/* Pages this rank's memory can hold. */
+static int64_t own_pages(struct run *run, struct fault *fault) {
+    struct budget_basis basis = {.program = &run->program,
+                                 .service = &run->service,
+                                 .layout = &run->topology.layout,
+                                 .limits = &run->limits,
+                                 .file_bytes = (int64_t)run->gguf.file_bytes,
+                                 .kv_type = run->options->kv_type};
+    run->budget = budget_of_rank(&basis, run->topology.rank);
+    int64_t fixed = run->budget.weight_bytes + run->budget.work_bytes;
+    int64_t pages = budget_own_pages(&run->budget, run->options, run->resources.memory_bytes);
+    if (pages < 0)
         fault_user(fault,
                    "rank %d (%s) needs %lld MiB for %s, and may use %lld MiB (%s): a smaller "
                    "--max-rows or --max-batch, or more memory per rank",
                    run->topology.rank, role_name(run->topology.role), (long long)fixed >> 20,
-                   attention ? "messages" : "weights and activations",
+                   is_model(run) ? "weights and activations" : "messages",
                    (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
-        return 0;
-    }
-    if (!attention && !is_colocated(run)) return INT32_MAX;
-    if (options->kv_tokens >= 0) return INT32_MAX; /* asked for: no budget to derive */
-    int n_kv_heads = attention ? layout_heads(&run->topology.layout, run->service.n_kv_heads,
-                                              run->topology.head_index)
-                                     .n
-                               : run->service.n_kv_heads;
-    int64_t budget = options->kv_memory >= 0 ? options->kv_memory : left;
-    return budget / (int64_t)decode_page_bytes(&run->service, n_kv_heads, options->kv_type);
+    return pages;
 }
 
 /* Agree on the KV pages of an owner: what was asked for, or the least that any rank's memory holds,
  * but never more than can be used. */
 static void agree_pages(struct run *run, struct fault *fault) {
-    struct batch_limits *limits = &run->limits;
     size_t n_ranks = (size_t)run->topology.n_ranks;
     int64_t mine = own_pages(run, fault);
     int64_t *all = check_alloc(n_ranks, sizeof *all);
     topology_collect(&run->topology, &mine, sizeof mine, all, "KV budgets",
                      run->options->deadline_s);
     if (run->topology.leader) {
-        int64_t most = (int64_t)limits->n_slots * limits->max_batch * kv_pages_for(limits->context);
-        int64_t pages = most;
-        for (int rank = 0; rank < run->topology.n_ranks; rank++)
-            pages = all[rank] < pages ? all[rank] : pages;
-        if (run->options->kv_tokens >= 0) {
-            pages = run->options->kv_tokens / limits->n_owners / PAGE_TOKENS;
-            pages = pages < most ? pages : most;
-        }
-        limits->n_pages = (int)pages;
-        if (pages < 1)
+        int64_t least = all[0];
+        for (int rank = 1; rank < run->topology.n_ranks; rank++)
+            least = all[rank] < least ? all[rank] : least;
+        run->limits.n_pages = budget_pages(&run->limits, run->options, least);
+        if (run->limits.n_pages < 1 && least >= 0)
             fault_user(fault,
                        "the KV budget of an attention rank holds no page of %d tokens: raise "
                        "--kv-tokens or --kv-memory",
                        PAGE_TOKENS);
     }
     free(all);
-    topology_broadcast(&run->topology, limits, sizeof *limits, "limits", run->options->deadline_s);
+    topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",
+                       run->options->deadline_s);
 }
 
 /* Tokenizer, template and output: the leader's side of the desk. */
@@ -394,7 +355,7 @@ static bool open_run(struct run *run, struct fault *fault) {
     open_partition(run, fault);
     if (!agree(run, fault, "agreement on the partition")) return false;
     resources_find(&run->resources, run->options, &run->environment, &run->topology);
-    if (is_model(run)) derive_limits(run, fault);
+    derive_limits(run, fault);
     if (!agree(run, fault, "agreement on the batch")) return false;
     topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",
                        run->options->deadline_s);

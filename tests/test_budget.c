@@ -1,0 +1,152 @@
+/* budget: defaults and contradictions of the batch, what ranks hold, and KV pages, against numbers
+ * worked out by hand for a model of 30 layers, 9 heads on 3 KV heads of 64. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "budget.h"
+#include "graph.h"
+
+static const struct service service = {
+    .n_gaps = 30, .n_lanes = 1, .n_layers = 30, .n_heads = 9, .n_kv_heads = 3, .head_dim = 64};
+static const struct layout colocated = {.model_ranks = 1, .heads = 1, .sequences = 1};
+static const struct layout two = {
+    .model_ranks = 1, .attention_ranks = 2, .heads = 2, .sequences = 1};
+static const struct layout four = {
+    .model_ranks = 1, .attention_ranks = 4, .heads = 2, .sequences = 2};
+
+static struct options defaults(void) {
+    struct options options;
+    options_defaults(&options, COMMAND_GENERATE);
+    return options;
+}
+
+static struct batch_limits limits_of(const struct options *options, const struct layout *layout) {
+    struct batch_limits limits;
+    struct fault fault = {0};
+    assert_true(budget_limits(&limits, options, layout, &service, 2048, &fault));
+    return limits;
+}
+
+static void batch_has_defaults(void **state) {
+    (void)state;
+    struct options options = defaults();
+    struct batch_limits limits = limits_of(&options, &colocated);
+    assert_int_equal(limits.n_slots, 1);
+    assert_int_equal(limits.max_batch, 32);
+    assert_int_equal(limits.max_rows, 256);
+    assert_int_equal(limits.max_picked, 32);
+    assert_int_equal(limits.context, 2048);
+    assert_int_equal(limits.n_owners, 1);
+    assert_int_equal(limits_of(&options, &two).n_slots, 2);
+    assert_int_equal(limits_of(&options, &four).n_owners, 2);
+    options.max_batch = 200; /* rows for the batch and as many of prompts */
+    assert_int_equal(limits_of(&options, &two).max_rows, 400);
+    options.max_batch = -1;
+    options.max_rows = 8; /* fewer rows than the default batch: the batch gives way */
+    assert_int_equal(limits_of(&options, &two).max_batch, 8);
+    options.slots = 1;
+    options.context = 100;
+    limits = limits_of(&options, &two);
+    assert_int_equal(limits.n_slots, 1);
+    assert_int_equal(limits.context, 100);
+}
+
+static void refused(struct options options, const char *wanted) {
+    struct batch_limits limits;
+    struct fault fault = {0};
+    assert_false(budget_limits(&limits, &options, &two, &service, 2048, &fault));
+    assert_int_equal(fault.kind, FAULT_USER);
+    assert_string_equal(fault.text, wanted);
+}
+
+static void contradictions_are_refused(void **state) {
+    (void)state;
+    struct options options = defaults();
+    options.max_batch = 9;
+    options.max_rows = 8;
+    refused(options, "--max-rows 8 is less than --max-batch 9: every running sequence has a row");
+    options = defaults();
+    options.context = 2049;
+    refused(options, "--context 2049 exceeds the model's 2048 tokens");
+}
+
+static void ranks_hold_their_share(void **state) {
+    (void)state;
+    struct options options = defaults();
+    struct batch_limits limits = limits_of(&options, &two);
+    struct program program = {.row_bytes = 1000, .picked_row_bytes = 3};
+    struct budget_basis basis = {.program = &program,
+                                 .service = &service,
+                                 .layout = &two,
+                                 .limits = &limits,
+                                 .file_bytes = 1000,
+                                 .kv_type = KV_BF16};
+    struct budget model = budget_of_rank(&basis, 0);
+    assert_int_equal(model.weight_bytes, 1100);
+    assert_int_equal(model.page_bytes, 0);
+    /* two slots of 256 rows of activations and packed K and V (3 heads x 2 x 64 x 2 bytes), and 32
+     * picked rows */
+    assert_int_equal(model.work_bytes, 2 * (256 * (1000 + 768) + 32 * 3));
+    struct budget first = budget_of_rank(&basis, 1), second = budget_of_rank(&basis, 2);
+    assert_int_equal(first.weight_bytes, 0);
+    /* Q and OUT (9 heads x 64 x 4 bytes), K and V */
+    assert_int_equal(first.work_bytes, 2 * 256 * (2 * 2304 + 768));
+    /* layers x heads x K|V x 64 tokens x 64 x 2 bytes */
+    assert_int_equal(first.page_bytes, 30 * 2 * 2 * 64 * 64 * 2);
+    assert_int_equal(second.page_bytes, 30 * 1 * 2 * 64 * 64 * 2);
+    basis.layout = &four;
+    assert_int_equal(budget_of_rank(&basis, 3).page_bytes, first.page_bytes);
+    assert_int_equal(budget_of_rank(&basis, 4).page_bytes, second.page_bytes);
+    basis.layout = &colocated;
+    basis.kv_type = KV_F32;
+    assert_int_equal(budget_of_rank(&basis, 0).page_bytes, 30 * 3 * 2 * 64 * 64 * 4);
+    assert_int_equal(budget_of_rank(&basis, 0).weight_bytes, 1100);
+}
+
+static void pages_follow_memory(void **state) {
+    (void)state;
+    struct options options = defaults();
+    struct batch_limits limits = limits_of(&options, &two);
+    struct budget attention = {.work_bytes = 500, .page_bytes = 100};
+    struct budget model = {.weight_bytes = 600, .work_bytes = 500};
+    assert_int_equal(budget_most_pages(&limits), 2 * 32 * 32); /* slots x batch x 2048 / 64 */
+    assert_int_equal(budget_own_pages(&attention, &options, 1299), 7);
+    assert_int_equal(budget_own_pages(&model, &options, 1101), INT32_MAX);
+    assert_int_equal(budget_own_pages(&model, &options, 1100), -1);
+    assert_int_equal(budget_own_pages(&attention, &options, 400), -1);
+    assert_int_equal(budget_pages(&limits, &options, 7), 7);
+    assert_int_equal(budget_pages(&limits, &options, INT32_MAX), 2048);
+    assert_int_equal(budget_pages(&limits, &options, -1), 0);
+    options.kv_memory = 350;
+    assert_int_equal(budget_own_pages(&attention, &options, 1299), 3);
+}
+
+static void pages_as_asked_for(void **state) {
+    (void)state;
+    struct options options = defaults();
+    options.kv_tokens = 1000; /* of two owners: 500 each, 7 whole pages */
+    struct batch_limits limits = limits_of(&options, &four);
+    struct budget attention = {.work_bytes = 500, .page_bytes = 100};
+    assert_int_equal(budget_own_pages(&attention, &options, 600), INT32_MAX);
+    assert_int_equal(budget_pages(&limits, &options, INT32_MAX), 7);
+    options.kv_tokens = 127; /* not a page each */
+    assert_int_equal(budget_pages(&limits, &options, INT32_MAX), 0);
+    options.kv_tokens = INT64_MAX; /* more than can be used */
+    assert_int_equal(budget_pages(&limits, &options, INT32_MAX), 2048);
+    limits.max_batch = limits.context = 1 << 30; /* pages of all owners are an int */
+    assert_int_equal(budget_pages(&limits, &options, INT32_MAX), INT32_MAX / 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batch_has_defaults),     cmocka_unit_test(contradictions_are_refused),
+        cmocka_unit_test(ranks_hold_their_share), cmocka_unit_test(pages_follow_memory),
+        cmocka_unit_test(pages_as_asked_for),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
