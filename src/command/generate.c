@@ -19,6 +19,7 @@
 #include "log.h"
 #include "model.h"
 #include "program.h"
+#include "replacement.h"
 #include "report.h"
 #include "resources.h"
 #include "results.h"
@@ -32,6 +33,7 @@ enum { PATIENCE = 30 };
 /* Everything a run holds, in the order it is opened. */
 struct run {
     const struct options *options;
+    int64_t begin_ns;
     struct environment environment;
     struct topology topology;
     struct resources resources;
@@ -61,7 +63,8 @@ struct run {
     struct desk *desk;
     struct desk_counts desk_counts;
     struct report *report;
-    bool all_answered; /* a resume found nothing left to do */
+    struct replacement timeline; /* zeroed without --timeline */
+    bool all_answered;           /* a resume found nothing left to do */
 };
 
 /* ---- signals ----------------------------------------------------------------------------------
@@ -107,6 +110,7 @@ static bool is_colocated(const struct run *run) {
 /* The model's header, and the program made of it. */
 static void open_model(struct run *run, struct fault *fault) {
     if (!is_model(run)) return;
+    if (run->topology.leader && !report_check(run->options, fault)) return;
     if (!gguf_open(&run->gguf, run->options->model, fault)) return;
     if (!model_read(&run->model, &run->gguf, fault)) return;
     graph_open(&run->graph, (int)sizeof(float));
@@ -213,8 +217,31 @@ static void open_text(struct run *run, struct fault *fault) {
 static void open_desk(struct run *run, struct fault *fault) {
     if (!run->topology.leader) return;
     int ahead = 4 * run->limits.n_slots * run->limits.max_batch;
-    if (!desk_open(&run->desk, &run->rules, run->results, ahead < 256 ? 256 : ahead, fault)) return;
-    report_open(&run->report, run->options, run->desk);
+    desk_open(&run->desk, &run->rules, run->results, ahead < 256 ? 256 : ahead, fault);
+}
+
+/* What the report has to know of this rank. */
+static struct report_run describe(const struct run *run) {
+    return (struct report_run){.options = run->options,
+                               .topology = &run->topology,
+                               .resources = &run->resources,
+                               .limits = &run->limits,
+                               .service = &run->service,
+                               .device = run->device ? run->device_ops->describe(run->device) : "",
+                               .wire = run->wire_ops ? run->wire_ops->name : NULL,
+                               .budget = run->budget,
+                               .model = run->model.name,
+                               .patience_s = run->options->deadline_s * PATIENCE};
+}
+
+static void open_report(struct run *run, struct fault *fault) {
+    const char *timeline = run->options->timeline;
+    struct report_run about = describe(run);
+    report_start(&about);
+    if (!run->topology.leader) return;
+    if (timeline && !replacement_find(&run->timeline, "--timeline", timeline, run->options, fault))
+        return;
+    report_open(&run->report, &about, fault);
 }
 
 static void progress(void *argument) {
@@ -229,6 +256,7 @@ static void open_device(struct run *run, struct fault *fault) {
                                     .progress = alone ? NULL : progress,
                                     .progress_argument = run};
     run->device_ops = &device_cpu;
+    run->wire_ops = alone ? NULL : &wire_mpi;
     if (!run->device_ops->open(&run->device, &device, fault)) return;
 }
 
@@ -302,7 +330,6 @@ static void open_wire(struct run *run, struct fault *fault) {
                                 .incoming = in,
                                 .outgoing = out};
     list_messages(run, in, out, &wire);
-    run->wire_ops = &wire_mpi;
     run->wire_ops->open(&run->wire, &wire, fault);
     run->control = control_open(&wire, run->topology.n_ranks, header_most_bytes(&run->limits));
     free(in);
@@ -368,14 +395,17 @@ static bool open_run(struct run *run, struct fault *fault) {
     if (run->all_answered) return true;
     open_device(run, fault);
     if (!agree(run, fault, "opening of devices")) return false;
-    report_start(&run->topology, &run->resources, &run->limits, &run->service, run->options,
-                 run->device_ops->describe(run->device));
+    open_report(run, fault);
+    if (!agree(run, fault, "opening of the status file")) return false;
     open_desk(run, fault);
     if (!agree(run, fault, "opening of the input")) return false;
+    int64_t now = clock_span(SPAN_START, 0, -1, 0, run->begin_ns);
     prepare_device(run);
+    now = clock_span(SPAN_LOAD, 0, -1, (int64_t)run->weights.file_bytes, now);
     open_wire(run, fault);
     if (!agree(run, fault, "loading of weights")) return false;
     open_decode(run);
+    clock_span(SPAN_START, 0, -1, 0, now);
     return true;
 }
 
@@ -384,6 +414,7 @@ static void close_run(struct run *run) {
     batch_close(run->batch);
     control_close(run->control);
     if (run->wire) run->wire_ops->close(run->wire);
+    replacement_close(&run->timeline);
     weights_close(&run->weights);
     if (run->device) run->device_ops->close(run->device);
     if (run->results) results_close(run->results);
@@ -397,9 +428,8 @@ static void close_run(struct run *run) {
 }
 
 /* The leader's exit code, after the desk has written what is finished. */
-static int end_code(struct run *run) {
+static int end_desk(struct run *run) {
     struct fault fault = {0};
-    struct batch_counts counts = batch_counts(run->batch);
     if (stop_requested) desk_stop(run->desk);
     if (!desk_close(run->desk, &run->desk_counts, &fault)) {
         log_error("%s", fault.text);
@@ -408,17 +438,45 @@ static int end_code(struct run *run) {
     const struct result_counts *results = &run->desk_counts.results;
     bool unfinished = run->desk_counts.n_running > 0 || !run->desk_counts.all_read ||
                       run->desk_counts.n_ready > 0;
-    int code = stop_requested && unfinished                     ? EXIT_RESUMABLE
-               : results->n_failed + results->n_kept_failed > 0 ? EXIT_REQUESTS
-                                                                : EXIT_DONE;
-    report_end(run->report, &counts, &run->desk_counts, code);
+    return stop_requested && unfinished                     ? EXIT_RESUMABLE
+           : results->n_failed + results->n_kept_failed > 0 ? EXIT_REQUESTS
+                                                            : EXIT_DONE;
+}
+
+/* The loop, and what is said and written of it. Returns the leader's exit code. */
+static int decode(struct run *run) {
+    int code = EXIT_DONE;
+    struct report_run about = describe(run);
+    struct batch_counts counts;
+    if (run->report) report_begin(run->report, run->desk);
+    int64_t begin_ns = clock_now_ns();
+    decode_run(run->decode);
+    struct report_end end = {.loop_s = (double)(clock_now_ns() - begin_ns) * 1e-9};
+    if (run->topology.leader) {
+        code = end_desk(run);
+        counts = batch_counts(run->batch);
+        end.counts = &counts;
+        end.latencies = batch_latencies(run->batch);
+        end.desk = &run->desk_counts;
+    }
+    report_summary(run->report, &about, &end);
+    if (run->options->timeline) trace_write_timeline(&run->topology, &run->timeline);
+    return code;
+}
+
+/* An exit code that all ranks agree on, everything closed; what to do next is said last of all. */
+static int end_run(struct run *run, int code) {
+    topology_broadcast(&run->topology, &code, sizeof code, "the end of the job",
+                       run->options->deadline_s * PATIENCE);
+    struct report *report = run->report;
+    close_run(run);
+    report_close(report, code);
     return code;
 }
 
 int generate_run(int argc, char **argv, const struct options *options) {
-    struct run run = {.options = options};
+    struct run run = {.options = options, .begin_ns = clock_now_ns()};
     struct fault fault = {0};
-    int code = EXIT_DONE;
     environment_read(&run.environment);
     log_setup(options->log_level, options->log_json);
     if (!topology_open(&run.topology, options, options_hash(argc, argv), &fault)) {
@@ -427,21 +485,15 @@ int generate_run(int argc, char **argv, const struct options *options) {
     }
     catch_signals(run.topology.leader);
     clock_record_open(options->timeline ? TRACE_SPANS : 0);
+    int code = EXIT_DONE;
     if (!open_run(&run, &fault)) {
         if (run.topology.leader) log_error("%s", fault.text);
-        close_run(&run);
-        return (int)fault.kind;
+        code = (int)fault.kind;
+    } else if (!run.all_answered) {
+        code = decode(&run);
+    } else if (run.topology.leader) {
+        struct report_run about = describe(&run);
+        code = report_all_answered(&about, results_counts(run.results));
     }
-    if (run.all_answered) {
-        if (run.topology.leader) code = report_all_answered(options, results_counts(run.results));
-    } else {
-        decode_run(run.decode);
-        if (run.topology.leader) code = end_code(&run);
-        report_roles(&run.topology, &run.service);
-        if (options->timeline) trace_write_timeline(&run.topology, options->timeline);
-    }
-    topology_broadcast(&run.topology, &code, sizeof code, "the end of the job",
-                       options->deadline_s * PATIENCE);
-    close_run(&run);
-    return code;
+    return end_run(&run, code);
 }

@@ -122,7 +122,7 @@ static bool write_file(const char *path, struct span *const *spans,
     return fclose(file) == 0 && good;
 }
 
-void trace_write_timeline(const struct topology *topology, const char *path) {
+void trace_write_timeline(const struct topology *topology, const struct replacement *target) {
     int n_ranks = topology->n_ranks;
     struct batch_of_spans *batch = check_alloc((size_t)n_ranks, sizeof *batch);
     struct span **spans = collect(topology, batch);
@@ -131,7 +131,8 @@ void trace_write_timeline(const struct topology *topology, const char *path) {
         int64_t n_dropped = 0;
         for (int rank = 0; rank < n_ranks; rank++)
             n_dropped += batch[rank].n_dropped;
-        snprintf(temporary, sizeof temporary, "%s.tmp", path);
+        const char *path = target->path;
+        snprintf(temporary, sizeof temporary, "%s", target->temporary);
         if (!write_file(temporary, spans, batch, n_ranks) || rename(temporary, path) != 0) {
             log_error("timeline %s: %s", path, strerror(errno));
             unlink(temporary);
