@@ -16,6 +16,7 @@
 #include "clock.h"
 #include "decode.h"
 #include "desk.h"
+#include "dry_run.h"
 #include "log.h"
 #include "model.h"
 #include "program.h"
@@ -475,6 +476,7 @@ static int end_run(struct run *run, int code) {
 }
 
 int generate_run(int argc, char **argv, const struct options *options) {
+    if (options->dry_run) return dry_run(options, options_hash(argc, argv));
     struct run run = {.options = options, .begin_ns = clock_now_ns()};
     struct fault fault = {0};
     environment_read(&run.environment);
