@@ -245,7 +245,8 @@ static bool assign_roles(const struct claim *claim, int n_ranks, struct layout *
     return layout_ranks(layout, &counted, n_ranks, fault);
 }
 
-/* The leader's clock minus ours: of several round trips the shortest, halved. */
+/* The leader's clock minus ours: of several round trips the shortest, halved. Half of it is also how
+ * far off that can be; an offset that may be 0 is 0, as on the leader's own host. */
 static void measure_clock(struct topology *topology) {
     enum { ROUND_TRIPS = 8 };
     for (int peer = 1; peer < topology->n_ranks; peer++) {
@@ -272,6 +273,8 @@ static void measure_clock(struct topology *topology) {
                 topology->clock_offset_ns = leader_clock - (begin + end) / 2;
             }
         }
+        if (topology->rank == peer && llabs(topology->clock_offset_ns) <= best / 2 + 1)
+            topology->clock_offset_ns = 0;
     }
 }
 
