@@ -279,12 +279,13 @@ static void say_next(const struct report *report, int code) {
     case EXIT_DONE: say_read_with(options->output); break;
     case EXIT_REQUESTS: say_failed(options, n_failed); break;
     case EXIT_RESUMABLE:
-        log_note("stopped early with %lld requests done%s; %s", (long long)n_lines,
+        log_note("stopped early with %lld request%s done%s; %s", (long long)n_lines,
+                 n_lines == 1 ? "" : "s",
                  desk->all_read ? "" : " and the input not read to its end", resume_with(options));
         break;
     default:
-        log_note("%lld requests are done; when what is said above is cured, %s", (long long)n_lines,
-                 resume_with(options));
+        log_note("%lld request%s done; when what is said above is cured, %s", (long long)n_lines,
+                 n_lines == 1 ? " is" : "s are", resume_with(options));
     }
 }
 
