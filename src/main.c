@@ -1,7 +1,8 @@
 /* main.c - the table of commands, and the life of the process around one of them.
  *
  * main owns what is once per process: MPI's start, the signals that are about the process itself
- * (SIGPIPE, the launcher's death) and the exit code. It knows nothing of models or requests.
+ * (SIGPIPE, SIGXFSZ, the launcher's death) and the exit code. It knows nothing of models or
+ * requests.
  *
  * The user's faults in options are found before anything is opened, and said once: under a launcher
  * the ranks agree on whose complaint is printed, since an MPMD launch may have given them different
@@ -144,7 +145,9 @@ static int flush_stdout(int code) {
 
 int main(int argc, char **argv) {
     shorten_spinning(argv);
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, said and counted as such */
+    /* A closed pipe or a file at its limit is a failed write, said and counted as such. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     struct environment environment;
     environment_read(&environment);
     if (environment.launched) follow_launcher();

@@ -2,6 +2,7 @@
 #include "log.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -11,7 +12,9 @@
 static struct {
     enum log_level level;
     bool json;
-    bool live; /* a live line stands on the terminal and must be cleared before the next message */
+    /* A live line stands on the terminal and must be cleared before the next message. Any thread
+     * may send that. */
+    _Atomic bool live;
     char identity[64];
 } talk = {.level = LOG_NOTE};
 
@@ -65,6 +68,7 @@ static void say(enum log_level level, const char *format, va_list arguments) {
     if (level > talk.level) return;
     char text[4096], line[9000];
     vsnprintf(text, sizeof text, format, arguments);
+    bool live = atomic_exchange(&talk.live, false);
     int length;
     if (talk.json) {
         char body[8600];
@@ -78,12 +82,11 @@ static void say(enum log_level level, const char *format, va_list arguments) {
                           talk.identity, body);
     } else {
         bool named = level <= LOG_WARNING;
-        length = snprintf(line, sizeof line, "%slamina: %s%s%s%s%s\n", talk.live ? "\r\033[K" : "",
+        length = snprintf(line, sizeof line, "%slamina: %s%s%s%s%s\n", live ? "\r\033[K" : "",
                           named && talk.identity[0] ? "[" : "", named ? talk.identity : "",
                           named && talk.identity[0] ? "] " : "",
                           level == LOG_WARNING ? "warning: " : "", text);
     }
-    talk.live = false;
     if (length >= (int)sizeof line) length = sizeof line - 1;
     ssize_t written = write(STDERR_FILENO, line, (size_t)length);
     (void)written; /* nobody is left to tell when stderr itself is gone */
