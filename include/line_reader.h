@@ -27,6 +27,10 @@ struct input_line {
     bool too_long; /* longer than LINE_MOST_BYTES; text is cut there */
 };
 
+/* Whether the inputs are there and can be read, without opening one. False with a user's fault as
+ * line_reader_open has. */
+bool line_reader_check(const char *const *file, int n_files, struct fault *fault);
+
 /* `file` (n_files names, "-" is stdin) is borrowed. False with a user's fault when one is missing,
  * unreadable, a folder, or stdin is named twice; then nothing is held. */
 bool line_reader_open(struct line_reader **reader, const char *const *file, int n_files,

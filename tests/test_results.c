@@ -152,6 +152,21 @@ static void an_existing_output_is_not_touched(void **state) {
     assert_string_equal(read_whole(options.output), "");
 }
 
+static void answers_outlive_a_missing_input(void **state) {
+    (void)state;
+    const char *missing[] = {input[0], path_of("mistyped.jsonl")};
+    append_to(options.output, "answers\n");
+    options.overwrite = true;
+    options.input = missing;
+    options.n_inputs = 2;
+    refuse_results(FAULT_USER, "mistyped.jsonl: No such file or directory");
+    assert_string_equal(read_whole(options.output), "answers\n");
+    options.output = path_of("fresh.jsonl");
+    refuse_results(FAULT_USER, "mistyped.jsonl: No such file or directory");
+    assert_null(read_whole(options.output));
+    assert_null(read_whole(job_path()));
+}
+
 static void outputs_are_not_inputs(void **state) {
     (void)state;
     const char *link_name = path_of("link.jsonl");
@@ -553,6 +568,7 @@ static void devices_are_streams(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(an_existing_output_is_not_touched),
+        CASE(answers_outlive_a_missing_input),
         CASE(outputs_are_not_inputs),
         CASE(places_that_cannot_be),
         CASE(streams_cannot_be_resumed),

@@ -52,8 +52,7 @@ static bool check_file(const char *name, struct fault *fault) {
     return true;
 }
 
-bool line_reader_open(struct line_reader **reader, const char *const *file, int n_files,
-                      struct fault *fault) {
+bool line_reader_check(const char *const *file, int n_files, struct fault *fault) {
     int n_stdin = 0;
     for (int number = 0; number < n_files; number++) {
         if (is_stdin(file[number])) {
@@ -64,6 +63,12 @@ bool line_reader_open(struct line_reader **reader, const char *const *file, int 
     }
     if (n_files < 1) return fault_user(fault, "no input: name a file of prompts with -i");
     if (n_stdin > 1) return fault_user(fault, "stdin (-) is named %d times as input", n_stdin);
+    return true;
+}
+
+bool line_reader_open(struct line_reader **reader, const char *const *file, int n_files,
+                      struct fault *fault) {
+    if (!line_reader_check(file, n_files, fault)) return false;
     struct line_reader *made = check_alloc(1, sizeof *made);
     *made = (struct line_reader){.file = file, .n_files = n_files, .fd = -1};
     made->capacity = READ_BYTES;

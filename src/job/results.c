@@ -186,7 +186,8 @@ bool results_open(struct results **results, const struct options *options,
     struct results *made = check_alloc(1, sizeof *made);
     made->options = options;
     made->out.fd = made->err.fd = -1;
-    if (!find_files(made, fault) || !open_files(made, model_fingerprint, fault)) {
+    if (!find_files(made, fault) || !line_reader_check(options->input, options->n_inputs, fault) ||
+        !open_files(made, model_fingerprint, fault)) {
         output_discard(&made->out);
         output_discard(&made->err);
         results_close(made);
