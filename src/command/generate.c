@@ -389,13 +389,13 @@ static bool open_run(struct run *run, struct fault *fault) {
                        run->options->deadline_s);
     agree_pages(run, fault);
     if (!agree(run, fault, "agreement on KV budgets")) return false;
-    open_text(run, fault);
+    open_device(run, fault);
+    if (!agree(run, fault, "opening of devices")) return false;
+    open_text(run, fault); /* last of what may be refused, for it may empty an output */
     if (!agree(run, fault, "opening of the output")) return false;
     topology_broadcast(&run->topology, &run->all_answered, sizeof run->all_answered,
                        "what is answered already", run->options->deadline_s);
     if (run->all_answered) return true;
-    open_device(run, fault);
-    if (!agree(run, fault, "opening of devices")) return false;
     open_report(run, fault);
     if (!agree(run, fault, "opening of the status file")) return false;
     open_desk(run, fault);
