@@ -298,7 +298,7 @@ static bool replace(struct job_file *job, const json_t *record, struct fault *fa
     bool done = fd >= 0 && try_lock(fd) != LOCK_BUSY && write_beside(fd, record) &&
                 rename(path, job->path) == 0;
     if (!done) {
-        output_fault(fault, "write", job->path);
+        output_fault(fault, "write", path);
         if (fd >= 0) unlink(path);
         if (fd >= 0) close(fd);
     } else {
