@@ -33,6 +33,12 @@ bool layout_ranks(struct layout *layout, const struct options *options, int n_ra
     } else if (b < 0) {
         b = n_ranks - a;
     }
+    if (a < 1 && options->model_ranks < 0)
+        return fault_user(
+            fault,
+            "--attention-ranks %d leaves no rank for the model: 1 + %d = %d MPI ranks are needed, "
+            "and there %s %d",
+            b, b, b + 1, n_ranks == 1 ? "is" : "are", n_ranks);
     if (a + b != n_ranks || a < 1 || b < 0) {
         return fault_user(
             fault,
@@ -236,6 +242,11 @@ static bool assign_roles(const struct claim *claim, int n_ranks, struct layout *
                           "--role is given for some components of the job and not for %d of its %d "
                           "ranks: give it for all or for none",
                           n_auto, n_ranks);
+    if (n_model == 0)
+        return fault_user(fault,
+                          "all %d ranks were started with --role attention: one must have "
+                          "--role model",
+                          n_ranks);
     struct options counted = *options;
     if (counted.model_ranks < 0) counted.model_ranks = n_model;
     if (counted.attention_ranks < 0) counted.attention_ranks = n_ranks - n_model;
@@ -295,6 +306,7 @@ bool topology_open(struct topology *topology, const struct options *options, uin
     int world_rank, n_ranks;
     CHECK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank));
     CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
+    topology->rank = world_rank; /* until there is a group: who is to say a fault */
     struct claim mine = {options_hash, (int32_t)options->role};
     struct claim *claim = check_alloc((size_t)n_ranks, sizeof *claim);
     enum role *role = check_alloc((size_t)n_ranks, sizeof *role);
