@@ -9,6 +9,7 @@
  * ones.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
@@ -143,7 +144,17 @@ static int flush_stdout(int code) {
     return code == EXIT_DONE ? EXIT_WORLD : code;
 }
 
+/* What is opened in the place of a closed standard stream would be read or written as that stream:
+ * answers among messages, MPI's sockets as requests. With this in its place a use of it fails. */
+static void fill_closed_streams(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    }
+}
+
 int main(int argc, char **argv) {
+    fill_closed_streams();
     shorten_spinning(argv);
     /* A closed pipe or a file at its limit is a failed write, said and counted as such. */
     signal(SIGPIPE, SIG_IGN);
