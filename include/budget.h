@@ -49,6 +49,11 @@ int64_t budget_most_pages(const struct batch_limits *limits);
 int64_t budget_own_pages(const struct budget *budget, const struct options *options,
                          int64_t memory_bytes);
 
+/* Whether a rank can hold `n_pages` besides the rest. They may be more than it has room for when
+ * --kv-tokens or --kv-memory asked for them; the tenth that memory_bytes leaves free may then be
+ * used up, but not more: memory that is promised and not there ends the process later, unsaid. */
+bool budget_fits(const struct budget *budget, int n_pages, int64_t memory_bytes);
+
 /* Pages of each owner, from the least of what its ranks have room for. 0: not one. */
 int budget_pages(const struct batch_limits *limits, const struct options *options, int64_t least);
 

@@ -142,11 +142,22 @@ static void pages_as_asked_for(void **state) {
     assert_int_equal(budget_pages(&limits, &options, INT32_MAX), INT32_MAX / 2);
 }
 
+static void more_than_there_is_does_not_fit(void **state) {
+    (void)state;
+    struct budget attention = {.work_bytes = 500, .page_bytes = 100};
+    assert_true(budget_fits(&attention, 4, 900));
+    assert_true(budget_fits(&attention, 5, 900)); /* into the tenth: 900 is nine of ten */
+    assert_false(budget_fits(&attention, 6, 900));
+    assert_false(budget_fits(&attention, INT32_MAX, 900));
+    struct budget model = {.weight_bytes = 600, .work_bytes = 300};
+    assert_true(budget_fits(&model, INT32_MAX, 900)); /* holds none of them */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batch_has_defaults),     cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(ranks_hold_their_share), cmocka_unit_test(pages_follow_memory),
-        cmocka_unit_test(pages_as_asked_for),
+        cmocka_unit_test(pages_as_asked_for),     cmocka_unit_test(more_than_there_is_does_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,6 +72,11 @@ int64_t budget_own_pages(const struct budget *budget, const struct options *opti
     return (options->kv_memory >= 0 ? options->kv_memory : left) / budget->page_bytes;
 }
 
+bool budget_fits(const struct budget *budget, int n_pages, int64_t memory_bytes) {
+    int64_t kv_bytes = budget->page_bytes * n_pages;
+    return budget->weight_bytes + budget->work_bytes + kv_bytes <= memory_bytes / 9 * 10;
+}
+
 int budget_pages(const struct batch_limits *limits, const struct options *options, int64_t least) {
     int64_t most = budget_most_pages(limits), pages = least < most ? least : most;
     if (options->kv_tokens >= 0) {

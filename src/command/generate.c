@@ -189,6 +189,15 @@ static void agree_pages(struct run *run, struct fault *fault) {
     free(all);
     topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",
                        run->options->deadline_s);
+    const struct budget *budget = &run->budget;
+    if (!budget_fits(budget, run->limits.n_pages, run->resources.memory_bytes))
+        fault_user(fault,
+                   "rank %d (%s) needs %lld MiB for %d pages of KV cache and %lld MiB besides, and "
+                   "may use %lld MiB (%s): a smaller --kv-tokens or --kv-memory",
+                   run->topology.rank, role_name(run->topology.role),
+                   (long long)(budget->page_bytes * run->limits.n_pages) >> 20, run->limits.n_pages,
+                   (long long)(budget->weight_bytes + budget->work_bytes) >> 20,
+                   (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
 }
 
 /* Tokenizer, template and output: the leader's side of the desk. */
