@@ -36,10 +36,11 @@ struct desk_counts {
     int64_t n_running; /* requests handed out and not yet written */
 };
 
-/* Open the inputs of rules->options and start the thread, with all signals blocked in it. `rules`
- * and `results` are borrowed until desk_close. `ahead` (1 and up): generations kept ready beyond
- * those running; enough is what decode can admit in the time of one slow fsync (200 ms: at least
- * 256, and four times the sequences in flight). False with a fault when an input cannot be read. */
+/* Open the inputs of rules->options and start the thread, with all signals but SIGBUS blocked in
+ * it. `rules` and `results` are borrowed until desk_close. `ahead` (1 and up): generations kept
+ * ready beyond those running; enough is what decode can admit in the time of one slow fsync (200
+ * ms: at least 256, and four times the sequences in flight). False with a fault when an input
+ * cannot be read. */
 bool desk_open(struct desk **desk, const struct request_rules *rules, struct results *results,
                int ahead, struct fault *fault);
 

@@ -1,7 +1,7 @@
 /* main.c - the table of commands, and the life of the process around one of them.
  *
  * main owns what is once per process: MPI's start, the signals that are about the process itself
- * (SIGPIPE, SIGXFSZ, the launcher's death) and the exit code. It knows nothing of models or
+ * (SIGPIPE, SIGXFSZ, SIGBUS, the launcher's death) and the exit code. It knows nothing of models or
  * requests.
  *
  * The user's faults in options are found before anything is opened, and said once: under a launcher
@@ -73,6 +73,24 @@ static void follow_launcher(void) {
     if (prctl(PR_SET_PDEATHSIG, SIGRTMIN + 1) != 0)
         log_debug("cannot ask to be told of the launcher's end: %s", strerror(errno));
     if (getppid() != launcher) check_exit_now(EXIT_WORLD);
+}
+
+/* The model file is mapped: it may shrink, or its disk fail, while it is read. MPI maps shared
+ * memory, which the kernel finds out to be full when it is first touched. */
+static void on_bus_error(int signal) {
+    static const char text[] = "lamina: bus error: a mapped file (the model) has become shorter or "
+                               "cannot be read, or shared "
+                               "memory (/dev/shm) is full\n";
+    (void)signal;
+    (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    check_exit_now(EXIT_WORLD);
+}
+
+/* Behind MPI_Init, which has a handler of its own for it. */
+static void catch_bus_errors(void) {
+    struct sigaction action = {.sa_handler = on_bus_error};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
 }
 
 /* ---- threads ---- */
@@ -183,6 +201,7 @@ int main(int argc, char **argv) {
         enum fault_kind kind = agree(&fault);
         if (kind != FAULT_NONE) check_exit((int)kind);
     }
+    catch_bus_errors();
     log_setup(options.log_level, options.log_json);
     int code = commands[options.command].run(argc, argv, &options);
     options_close(&options);

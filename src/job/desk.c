@@ -376,10 +376,12 @@ static void release(struct desk *desk) {
     free(desk);
 }
 
-/* Signals are for the main thread, which decides what they mean. */
+/* Signals are for the main thread, which decides what they mean; but a bus error is the fault of
+ * the thread that it happens to, and blocked it could not be said. */
 static int start_thread(struct desk *desk) {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&desk->thread, NULL, work, desk);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
