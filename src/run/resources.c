@@ -162,6 +162,9 @@ void resources_find(struct resources *resources, const struct options *options,
                     "`mpirun --map-by ppr:%d:node:PE=%d --bind-to core`",
                     resources->n_cpus, resources->n_host_cpus, topology->n_local, topology->n_local,
                     fair);
+    if (resources->n_threads > resources->n_cpus)
+        log_warning("%d threads (%s) on %d processors: they will wait for each other",
+                    resources->n_threads, resources->threads_from, resources->n_cpus);
     int64_t host = resources_host_memory(environment, "", &resources->memory_from);
     resources->memory_bytes = host / topology->n_local / 10 * 9;
     if (environment->slurm_mem_cpu_bytes > 0) {
