@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "messages.h"
+
 /* Other programs may use the machine while tests run. */
 static const double patience_s = 240;
 
@@ -198,64 +200,27 @@ static void open_device(struct run *run) {
     run->device_ops.prepare(run->device, &device);
 }
 
-/* The messages exchanged with each peer, and their largest sizes. */
-static void list_messages(const struct run *run, struct incoming *in, struct outgoing *out,
-                          struct wire_options *wire) {
-    const struct topology *topology = &run->group->topology;
-    const struct service *service = &run->group->service;
-    bool is_model = topology->role == ROLE_MODEL;
-    int first = is_model ? 1 : 0, end = is_model ? topology->n_ranks : 1;
-    size_t rows = (size_t)run->limits.max_rows, dim = (size_t)service->head_dim;
-    size_t kv_element = run->what->kv_type == KV_F32 ? 4 : 2;
-    for (int peer = first; peer < end; peer++) {
-        int index = is_model ? peer - 1 : topology->index;
-        size_t n_kv_heads = (size_t)layout_heads(&topology->layout, service->n_kv_heads,
-                                                 index % topology->layout.heads)
-                                .n;
-        size_t group = (size_t)(service->n_heads / service->n_kv_heads);
-        size_t q = rows * group * n_kv_heads * dim * sizeof(float);
-        size_t kv = rows * n_kv_heads * 2 * dim * kv_element;
-        for (int lane = 0; lane < service->n_lanes; lane++) {
-            struct outgoing to_attention[2] = {{MESSAGE_Q, lane, peer, q},
-                                               {MESSAGE_KV, lane, peer, kv}};
-            for (int which = 0; which < 2; which++) {
-                if (is_model) {
-                    out[wire->n_outgoing++] = to_attention[which];
-                } else {
-                    in[wire->n_incoming++] = (struct incoming){
-                        to_attention[which].message, lane, peer, to_attention[which].most_bytes};
-                }
-            }
-            if (is_model) {
-                in[wire->n_incoming++] = (struct incoming){MESSAGE_OUT, lane, peer, q};
-            } else {
-                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_OUT, lane, peer, q};
-            }
-        }
-    }
-}
-
 static void open_wire(struct run *run) {
     const struct topology *topology = &run->group->topology;
     if (topology->n_ranks == 1) return;
-    size_t most = 2 * (size_t)topology->n_ranks * (size_t)run->group->service.n_lanes;
-    struct incoming *in = check_alloc(most, sizeof *in);
-    struct outgoing *out = check_alloc(most, sizeof *out);
+    struct messages messages;
+    messages_open(&messages, topology, &run->group->service, run->limits.max_rows,
+                  run->what->kv_type);
     struct wire_options wire = {.comm = topology->comm,
                                 .rank = topology->rank,
                                 .n_slots = run->limits.n_slots,
                                 .deadline_s = patience_s,
                                 .progress = !run->what->no_progress,
                                 .device = &run->device_ops,
-                                .incoming = in,
-                                .outgoing = out};
+                                .n_incoming = messages.n_incoming,
+                                .n_outgoing = messages.n_outgoing,
+                                .incoming = messages.incoming,
+                                .outgoing = messages.outgoing};
     struct fault fault = {0};
-    list_messages(run, in, out, &wire);
     run->wire_ops = run->what->wire_ops ? run->what->wire_ops : &wire_mpi;
     if (!run->wire_ops->open(&run->wire, &wire, &fault)) check_fail("%s", fault.text);
     run->control = control_open(&wire, topology->n_ranks, header_most_bytes(&run->limits));
-    free(in);
-    free(out);
+    messages_close(&messages);
 }
 
 static void open_decode(struct run *run) {

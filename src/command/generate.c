@@ -18,6 +18,7 @@
 #include "desk.h"
 #include "dry_run.h"
 #include "log.h"
+#include "messages.h"
 #include "model.h"
 #include "program.h"
 #include "replacement.h"
@@ -293,57 +294,24 @@ static void prepare_device(struct run *run) {
                      limits->context);
 }
 
-/* ---- the wire ---------------------------------------------------------------------------------
- */
-
-/* The messages this rank exchanges with each peer, and their largest sizes. */
-static void list_messages(const struct run *run, struct incoming *in, struct outgoing *out,
-                          struct wire_options *wire) {
-    const struct layout *layout = &run->topology.layout;
-    const struct service *service = &run->service;
-    size_t kv_element = run->options->kv_type == KV_F32 ? 4 : 2;
-    int first = is_model(run) ? layout->model_ranks : 0;
-    int end = is_model(run) ? run->topology.n_ranks : layout->model_ranks;
-    for (int peer = first; peer < end; peer++) {
-        int attention = is_model(run) ? peer - layout->model_ranks : run->topology.index;
-        struct head_share heads =
-            layout_heads(layout, service->n_kv_heads, attention % layout->heads);
-        size_t rows = (size_t)run->limits.max_rows, dim = (size_t)service->head_dim;
-        size_t q_heads = (size_t)(service->n_heads / service->n_kv_heads * heads.n);
-        size_t q = rows * q_heads * dim * sizeof(float);
-        size_t kv = rows * (size_t)heads.n * 2 * dim * kv_element;
-        for (int lane = 0; lane < service->n_lanes; lane++) {
-            if (is_model(run)) {
-                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_Q, lane, peer, q};
-                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_KV, lane, peer, kv};
-                in[wire->n_incoming++] = (struct incoming){MESSAGE_OUT, lane, peer, q};
-            } else {
-                in[wire->n_incoming++] = (struct incoming){MESSAGE_Q, lane, peer, q};
-                in[wire->n_incoming++] = (struct incoming){MESSAGE_KV, lane, peer, kv};
-                out[wire->n_outgoing++] = (struct outgoing){MESSAGE_OUT, lane, peer, q};
-            }
-        }
-    }
-}
-
 static void open_wire(struct run *run, struct fault *fault) {
     if (run->topology.n_ranks == 1) return;
-    size_t most = 2 * (size_t)run->topology.n_ranks * (size_t)run->service.n_lanes;
-    struct incoming *in = check_alloc(most, sizeof *in);
-    struct outgoing *out = check_alloc(most, sizeof *out);
+    struct messages messages;
+    messages_open(&messages, &run->topology, &run->service, run->limits.max_rows,
+                  run->options->kv_type);
     struct wire_options wire = {.comm = run->topology.comm,
                                 .rank = run->topology.rank,
                                 .n_slots = run->limits.n_slots,
                                 .deadline_s = run->options->deadline_s,
                                 .progress = run->options->wire_progress,
                                 .device = run->device_ops,
-                                .incoming = in,
-                                .outgoing = out};
-    list_messages(run, in, out, &wire);
+                                .n_incoming = messages.n_incoming,
+                                .n_outgoing = messages.n_outgoing,
+                                .incoming = messages.incoming,
+                                .outgoing = messages.outgoing};
     run->wire_ops->open(&run->wire, &wire, fault);
     run->control = control_open(&wire, run->topology.n_ranks, header_most_bytes(&run->limits));
-    free(in);
-    free(out);
+    messages_close(&messages);
 }
 
 /* ---- the loop ---------------------------------------------------------------------------------
@@ -407,13 +375,13 @@ static bool open_run(struct run *run, struct fault *fault) {
     if (run->all_answered) return true;
     open_report(run, fault);
     if (!agree(run, fault, "opening of the status file")) return false;
-    open_desk(run, fault);
-    if (!agree(run, fault, "opening of the input")) return false;
     int64_t now = clock_span(SPAN_START, 0, -1, 0, run->begin_ns);
     prepare_device(run);
     now = clock_span(SPAN_LOAD, 0, -1, (int64_t)run->weights.file_bytes, now);
     open_wire(run, fault);
     if (!agree(run, fault, "loading of weights")) return false;
+    open_desk(run, fault); /* last of what may fail: its thread is the loop's to end */
+    if (!agree(run, fault, "opening of the input")) return false;
     open_decode(run);
     clock_span(SPAN_START, 0, -1, 0, now);
     return true;
