@@ -448,11 +448,13 @@ static void a_full_disk_is_told(void **state) {
     assert_int_equal(check_output(600, false), 600);
 }
 
+/* An input that goes away once it was looked at. */
 static void a_missing_input_starts_nothing(void **state) {
     (void)state;
     struct desk *desk;
-    input[0] = "no/such/file";
+    write_input(1);
     assert_true(results_open(&results, &options, "0123456789abcdef0123456789abcdef", &fault));
+    input[0] = "no/such/file";
     assert_false(desk_open(&desk, &rules, results, 1, &fault));
     assert_int_equal(fault.kind, FAULT_USER);
     results_close(results);

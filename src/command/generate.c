@@ -296,13 +296,16 @@ static void prepare_device(struct run *run) {
 
 static void open_wire(struct run *run, struct fault *fault) {
     if (run->topology.n_ranks == 1) return;
+    /* A model rank knows whose message is missing, attention ranks only that the model rank waits:
+     * it shall speak first. */
+    double patience = is_model(run) ? 1 : 1.5;
     struct messages messages;
     messages_open(&messages, &run->topology, &run->service, run->limits.max_rows,
                   run->options->kv_type);
     struct wire_options wire = {.comm = run->topology.comm,
                                 .rank = run->topology.rank,
                                 .n_slots = run->limits.n_slots,
-                                .deadline_s = run->options->deadline_s,
+                                .deadline_s = run->options->deadline_s * patience,
                                 .progress = run->options->wire_progress,
                                 .device = run->device_ops,
                                 .n_incoming = messages.n_incoming,

@@ -166,7 +166,7 @@ static void wait_arrival(struct wire *wire, struct port *port, struct address ad
         if (port->arrived) return;
         if (round % 64 == 63 && clock_expired(deadline))
             check_fail(
-                "waited %.0f s for %s of layer %d, slot %d from rank %d: is that rank alive? "
+                "waited %g s for %s of layer %d, slot %d from rank %d: is that rank alive? "
                 "(--deadline)",
                 wire->options.deadline_s, message_name(address.message), address.layer,
                 address.slot, port->peer);
@@ -187,7 +187,7 @@ static void wait_sent(struct wire *wire, int at) {
             return;
         }
         if (round % 64 == 63 && clock_expired(deadline))
-            check_fail("waited %.0f s for rank %d to take %s of slot %d: is that rank alive? "
+            check_fail("waited %g s for rank %d to take %s of slot %d: is that rank alive? "
                        "(--deadline)",
                        wire->options.deadline_s, port->peer, message_name(port->message),
                        port->slot);

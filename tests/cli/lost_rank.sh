@@ -71,7 +71,7 @@ kill -STOP "$leader"
 ended_lost 'a stopped leader'
 check "exit 1" [ $code -eq 1 ]
 n_checks=$((n_checks + 1))
-grep -qE '\[rank [12] attention\] waited 3 s for (Q|KV|STEP) of layer [0-9]+, slot [01] from rank 0: is that rank alive\?' stderr || {
+grep -qE '\[rank [12] attention\] waited 4.5 s for (Q|KV|STEP) of layer [0-9]+, slot [01] from rank 0: is that rank alive\?' stderr || {
     fail 'the wait is not named'
     tail -n 20 stderr
 }
