@@ -165,11 +165,10 @@ static void wait_arrival(struct wire *wire, struct port *port, struct address ad
         drive(wire);
         if (port->arrived) return;
         if (round % 64 == 63 && clock_expired(deadline))
-            check_fail(
-                "waited %g s for %s of layer %d, slot %d from rank %d: is that rank alive? "
-                "(--deadline)",
-                wire->options.deadline_s, message_name(address.message), address.layer,
-                address.slot, port->peer);
+            check_fail("waited %g s for %s of layer %d, slot %d from rank %d: is that rank alive? "
+                       "(--deadline)",
+                       wire->options.deadline_s, message_name(address.message), address.layer,
+                       address.slot, port->peer);
         pause_wait(round);
     }
 }
