@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=${2:?} && shift ;;
     --peer) peer=${2:?} && shift ;;
     --layouts) layouts=yes ;;
-    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;;
+    -h | --help) setup_help jobs/bench-cpu.sh ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
     shift

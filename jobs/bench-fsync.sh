@@ -21,7 +21,7 @@ while [ $# -gt 1 ]; do
     esac
     shift 2
 done
-[ $# -eq 0 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2; }
+[ $# -eq 0 ] || setup_help jobs/bench-fsync.sh 2
 program=build/release/lamina
 shim=$PWD/build/release/tests/cli/libslow_fsync.so
 for file in "$model" "$program" "$shim"; do

@@ -7,6 +7,7 @@
 # stops), builds, gets SmolLM2-135M-Instruct (or takes the GGUF of --model), answers
 # inputs/prompts.jsonl on 3 MPI ranks, 1 model rank and 2 attention ranks, and shows three answers.
 set -euo pipefail
+from=$PWD
 cd "$(dirname "$0")/.."
 . jobs/setup.sh
 
@@ -16,8 +17,8 @@ output=answers-quickstart.jsonl
 while [ $# -gt 0 ]; do
     case $1 in
     --no-install) install=no ;;
-    --model) model=${2:?--model needs a file} && shift ;;
-    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;;
+    --model) model=$(cd "$from" && realpath -m -- "${2:?--model needs a file}") && shift ;;
+    -h | --help) setup_help jobs/quickstart.sh ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
     shift
@@ -42,7 +43,8 @@ cmake --preset release -DBUILD_TESTING=OFF
 cmake --build --preset release --target lamina -j "$(nproc)"
 
 run=(mpirun -n 3 build/release/lamina generate -m "$model" -i inputs/prompts.jsonl)
-setup_say "" "${run[*]} -o $output --overwrite"
+setup_say
+setup_say "${run[*]} -o $output --overwrite"
 "${run[@]}" -o "$output" --overwrite
 
 show_three() {
@@ -76,4 +78,4 @@ echo "All answers are in $output. Next, with a prompt of your own:"
 echo
 env | grep -E '^(OMPI_ALLOW|OMPI_MCA|PRTE_MCA)_' | sort | sed 's/^/    export /'
 echo "    echo 'What can I do on a rainy day?' > prompts.txt"
-echo "    mpirun -n 3 build/release/lamina generate -m $model -i prompts.txt --chat -o answers.jsonl"
+printf '    mpirun -n 3 build/release/lamina generate -m %q -i prompts.txt --chat -o answers.jsonl\n' "$model"

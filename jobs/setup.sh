@@ -29,6 +29,12 @@ setup_say() {
     printf '%s\n' "$*" >&2
 }
 
+# setup_help SCRIPT: print the comment at the head of a script (its path from the root), and end.
+setup_help() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$1"
+    exit "${2:-0}"
+}
+
 # ---- is it there? -----------------------------------------------------------------------------
 
 setup_has_command() {

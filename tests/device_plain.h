@@ -25,6 +25,9 @@
 
 #include "device.h"
 
+_Static_assert(PAGE_TOKENS == 64 && SPAN_BLOCKS == 8 && VOCABULARY_TILE == 1024,
+               "docs/design.md section 6 names these: other values give other bits");
+
 /* ---- dice: splitmix64, so that a failure comes again ------------------------------------------
  */
 

@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --no-install) install=no ;;
     --preset) preset=${2:?--preset needs a name} && shift ;;
-    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;;
+    -h | --help) setup_help tests/run.sh ;;
     *) break ;;
     esac
     shift

@@ -243,7 +243,7 @@ static const struct option_row rows[] = {
      .argument = "N", TARGET(kv_tokens), .least = 1, .most = 1e15, .derived = "from the memory",
      .help = "KV cache of all attention ranks, in tokens"},
     {.name = "max-batch", .group = GROUP_MEMORY, .commands = FOR_GENERATE, .kind = OPTION_INT,
-     .argument = "N", TARGET(max_batch), .least = 1, .most = 1e6, .derived = "from the memory",
+     .argument = "N", TARGET(max_batch), .least = 1, .most = 1e6, .derived = "32",
      .help = "sequences of a slot at most", .also = "max-num-seqs parallel batch-size"},
     {.name = "max-rows", .group = GROUP_MEMORY, .commands = FOR_GENERATE, .kind = OPTION_INT,
      .argument = "N", TARGET(max_rows), .least = 1, .most = 1e6,

@@ -3,10 +3,11 @@
 # another layout each time; then run to its end: every custom_id is answered exactly once, and the
 # answers are those of an undisturbed run, byte for byte but for the time they were made.
 #
-# SIGKILL goes to mpirun (whose ranks follow it) or to the leader alone, at a random moment of up to
-# 4 s, some tenths of which a job needs to start, or when a random number of answers has come, so that
-# a fast machine does not run out of requests. Now and then the last line is cut besides, as a crashed
-# machine may leave it. RANDOM is seeded (SEED), the machine's pace is not.
+# SIGKILL goes to mpirun (whose ranks follow it) or to the leader alone: mostly when a random number
+# of answers has come, so that neither a fast machine runs out of requests nor a slow one gets nowhere,
+# and every fourth time at a random moment of the first 4 s, most of which a job may need to start.
+# Now and then the last line is cut besides, as a crashed machine may leave it. RANDOM is seeded
+# (SEED), the machine's pace is not.
 . "$(dirname "$0")/scene.sh"
 n_kills=${1:?how many kills}
 RANDOM=${SEED:-1}
@@ -32,7 +33,8 @@ begin() { # the job on the next layout
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 
 wait_at_random() {
-    local until=$(($(milliseconds) + RANDOM % 4000)) enough=$((n_before + 1 + RANDOM % 9))
+    local enough=$((n_before + 1 + RANDOM % 9)) until=$(($(milliseconds) + 120000))
+    [ $((RANDOM % 4)) -eq 0 ] && until=$(($(milliseconds) + RANDOM % 4000))
     while [ "$(milliseconds)" -lt "$until" ] && ! has_lines "$enough" out.jsonl; do sleep 0.02; done
     sleep "0.0$((RANDOM % 90 + 10))"
 }
