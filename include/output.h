@@ -14,7 +14,7 @@
 
 #include "check.h"
 
-/* Zero-initialise with output_find. */
+/* Zeroed is closed. */
 struct output {
     const char *name; /* as typed, borrowed */
     char *path;       /* links resolved, so that a replacement lands where the file is */
@@ -27,7 +27,7 @@ struct output {
 };
 
 /* Look at `name` ("-" is stdout) without touching it. False with a user's fault for a folder and
- * for a place that cannot be. */
+ * for a place that cannot be. Either way to be released with output_close. */
 bool output_find(struct output *output, const char *name, struct fault *fault);
 
 /* Open for appending, made when it is not there; with `must_be_new` an existing one is a fault. */

@@ -10,14 +10,30 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "fake_text.h"
 #include "job_file.h"
+#include "output.h"
 #include "results.h"
 #include "scratch.h"
+
+/* ---- what happens while the lock is waited for: this definition stands before the library's ----
+ */
+
+static void (*while_waiting)(void); /* once */
+
+int usleep(useconds_t us) {
+    void (*happens)(void) = while_waiting;
+    while_waiting = NULL;
+    if (happens) happens();
+    return nanosleep(&(struct timespec){us / 1000000, us % 1000000 * 1000L}, NULL);
+}
+
+/* ---- a job ---- */
 
 static const char fingerprint[33] = "0123456789abcdef0123456789abcdef";
 static struct options options;
@@ -112,6 +128,12 @@ static char *read_whole(const char *path) {
     text[fread(text, 1, sizeof text - 1, file)] = 0;
     fclose(file);
     return text;
+}
+
+static void holds(const char *path, const char *wanted) {
+    const char *text = read_whole(path);
+    if (!text) fail_msg("%s is not there", path);
+    assert_string_equal(text, wanted);
 }
 
 static int n_lines(const char *path) {
@@ -501,6 +523,73 @@ static void a_lock_ends_with_its_process(void **state) {
     close(ready[1]);
 }
 
+static struct job_file holder;
+static const char *aside; /* what comes to be the output while the lock is waited for */
+
+static void output_comes(void) {
+    if (rename(aside, options.output) == 0) job_file_close(&holder);
+}
+
+/* A job whose output is not there takes the lock; what comes with its end is somebody's answers. */
+static void answers_that_came_while_waiting_stay(void **state) {
+    (void)state;
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    results_close(results);
+    char answers[4096];
+    strcpy(answers, read_whole(options.output));
+    aside = path_of("aside");
+    static const struct {
+        bool resume;
+        uint64_t seed;
+        const char *reason;
+    } late[] = {{true, 7, "option seed was \"0\" and is now \"7\""},
+                {false, 0, "exists: --resume continues it, --overwrite replaces it"}};
+    for (size_t at = 0; at < sizeof late / sizeof *late; at++) {
+        assert_int_equal(rename(options.output, aside), 0);
+        assert_true(job_file_open(&holder, options.output, 0, &fault));
+        options.resume = late[at].resume;
+        options.seed = late[at].seed;
+        while_waiting = output_comes;
+        refuse_results(FAULT_USER, late[at].reason);
+        assert_null(while_waiting);
+        holds(options.output, answers);
+        assert_non_null(read_whole(job_path()));
+    }
+}
+
+/* And what came may be the input under another name. */
+static void an_input_that_came_while_waiting_stays(void **state) {
+    (void)state;
+    aside = path_of("aside");
+    assert_int_equal(link(input[0], aside), 0);
+    assert_true(job_file_open(&holder, options.output, 0, &fault));
+    options.overwrite = true;
+    while_waiting = output_comes;
+    refuse_results(FAULT_USER, "is the same file as the input");
+    assert_int_equal(n_lines(input[0]), 3);
+}
+
+/* A program without lamina's lock makes the file at the last moment. */
+static void what_others_made_is_not_taken_away(void **state) {
+    (void)state;
+    struct output output;
+    assert_true(output_find(&output, options.output, &fault));
+    append_to(options.output, "mine\n");
+    expect_fault(output_open(&output, true, &fault), FAULT_USER, "File exists");
+    output_discard(&output);
+    assert_true(output_find(&output, path_of("new"), &fault));
+    append_to(path_of("new"), "mine\n");
+    assert_true(output_open(&output, false, &fault));
+    output_discard(&output);
+    holds(options.output, "mine\n");
+    holds(path_of("new"), "mine\n");
+    assert_true(output_find(&output, path_of("newer"), &fault));
+    assert_true(output_open(&output, false, &fault));
+    output_discard(&output);
+    assert_null(read_whole(path_of("newer")));
+}
+
 static void the_job_file_follows_no_link(void **state) {
     (void)state;
     const char *target = put_file("target", "keep");
@@ -585,6 +674,9 @@ int main(void) {
         CASE(all_answered_is_known_without_the_model),
         CASE(a_second_job_names_the_holder),
         CASE(a_lock_ends_with_its_process),
+        CASE(answers_that_came_while_waiting_stay),
+        CASE(an_input_that_came_while_waiting_stays),
+        CASE(what_others_made_is_not_taken_away),
         CASE(the_job_file_follows_no_link),
         CASE(a_full_disk_leaves_whole_lines),
         CASE(a_closed_pipe_is_the_worlds),

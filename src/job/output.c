@@ -64,18 +64,22 @@ bool output_find(struct output *output, const char *name, struct fault *fault) {
     return true;
 }
 
+/* Made is what this call made, by O_EXCL: a file that came since output_find is somebody else's. */
 bool output_open(struct output *output, bool must_be_new, struct fault *fault) {
     if (output->is_stream) {
         bool is_stdout = strcmp(output->name, "-") == 0;
         output->fd = is_stdout ? STDOUT_FILENO : open(output->path, O_WRONLY | O_CLOEXEC);
         return output->fd >= 0 || output_fault(fault, "write to", output->name);
     }
-    int flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | (must_be_new ? O_EXCL : 0);
-    output->fd = open(output->path, flags, 0666);
+    int flags = O_RDWR | O_APPEND | O_CLOEXEC;
+    if (!must_be_new) output->fd = open(output->path, flags);
+    if (must_be_new || (output->fd < 0 && errno == ENOENT)) {
+        output->fd = open(output->path, flags | O_CREAT | O_EXCL, 0666);
+        output->made = output->fd >= 0;
+    }
     if (output->fd < 0 || fstat(output->fd, &output->status) != 0)
         return output_fault(fault, "write to", output->name);
     output->n_bytes = output->status.st_size;
-    output->made = !output->exists;
     return true;
 }
 

@@ -1,10 +1,10 @@
 /* results.c - the output as a whole: which files, what is answered, who may write. See results.h.
  *
- * Owns the order of opening: lock, look at what is there, compare, only then touch. The invariant:
- * nothing on disk changes before every check has passed, but for a job file made and taken away
- * again. An output is emptied before the new job file is written, so a kill between the two leaves
- * "no answers", never answers under the wrong record. What a line says is left to answer.c.
- * Rejected: trusting the record without the lock, and answers without the record.
+ * Owns the order of opening: look, lock, look again, compare, only then touch. The invariant:
+ * nothing on disk changes before every check has passed, but for a job file or an output made and
+ * taken away again. An output is emptied before the new job file is written, so a kill between the
+ * two leaves "no answers", never answers under the wrong record. What a line says is left to
+ * answer.c. Rejected: trusting the record without the lock, and answers without the record.
  */
 #include "results.h"
 
@@ -91,6 +91,8 @@ static bool check_output(const struct results *results, const struct output *out
 
 static bool find_files(struct results *results, struct fault *fault) {
     const struct options *options = results->options;
+    output_close(&results->out);
+    output_close(&results->err);
     if (!output_find(&results->out, options->output, fault) ||
         !check_output(results, &results->out, fault))
         return false;
@@ -164,13 +166,19 @@ static bool start(struct results *results, const char *model_fingerprint, struct
            job_file_write(&results->job, results->options, model_fingerprint, false, fault);
 }
 
+/* What was found before the lock may have changed while it was waited for: found and checked again,
+ * it stays, for whoever would change it has to have the lock. */
+static bool lock(struct results *results, struct fault *fault) {
+    return results->out.is_stream ||
+           (job_file_open(&results->job, results->out.path, LOCK_WAIT_S, fault) &&
+            find_files(results, fault));
+}
+
 static bool open_files(struct results *results, const char *model_fingerprint,
                        struct fault *fault) {
     const struct options *options = results->options;
     bool must_be_new = !options->resume && !options->overwrite;
-    if (!results->out.is_stream &&
-        !job_file_open(&results->job, results->out.path, LOCK_WAIT_S, fault))
-        return false;
+    if (!lock(results, fault)) return false;
     if (!output_open(&results->out, must_be_new, fault)) return false;
     if (options->errors && !output_open(&results->err, must_be_new, fault)) return false;
     if (results->err.made && !output_sync_folder(results->err.path, fault)) return false;
@@ -185,7 +193,6 @@ bool results_open(struct results **results, const struct options *options,
     if (!check_wishes(options, fault)) return false;
     struct results *made = check_alloc(1, sizeof *made);
     made->options = options;
-    made->out.fd = made->err.fd = -1;
     if (!find_files(made, fault) || !line_reader_check(options->input, options->n_inputs, fault) ||
         !open_files(made, model_fingerprint, fault)) {
         output_discard(&made->out);
