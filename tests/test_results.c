@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +32,31 @@ int usleep(useconds_t us) {
     while_waiting = NULL;
     if (happens) happens();
     return nanosleep(&(struct timespec){us / 1000000, us % 1000000 * 1000L}, NULL);
+}
+
+/* ---- in which order files become durable: these definitions too ---- */
+
+static char durable[4096]; /* "sync NAME BYTES\n" and "rename NAME 0\n", since it was emptied */
+
+static void note(const char *what, const char *path, long long n_bytes) {
+    const char *slash = strrchr(path, '/');
+    size_t n_noted = strlen(durable);
+    snprintf(durable + n_noted, sizeof durable - n_noted, "%s %s %lld\n", what,
+             slash ? slash + 1 : path, n_bytes);
+}
+
+int fsync(int fd) {
+    char link[64], path[4096] = "";
+    struct stat status;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, path, sizeof path - 1) > 0 && fstat(fd, &status) == 0)
+        note("sync", path, S_ISREG(status.st_mode) ? status.st_size : 0);
+    return (int)syscall(SYS_fsync, fd);
+}
+
+int rename(const char *old, const char *new) {
+    note("rename", new, 0);
+    return (int)syscall(SYS_rename, old, new);
 }
 
 /* ---- a job ---- */
@@ -247,6 +273,25 @@ static void files_get_the_umasks_mode(void **state) {
     assert_int_equal(status.st_mode & 0777, 0640);
     assert_int_equal(stat(job_path(), &status), 0);
     assert_int_equal(status.st_mode & 0777, 0640);
+}
+
+/* After a power loss: no answers, or answers under their own record. */
+static void an_output_is_emptied_before_its_record_changes(void **state) {
+    (void)state;
+    options.errors = path_of("emptied.err");
+    struct results *results = open_results();
+    run_line(results, "{\"custom_id\":\"a\",\"prompt\":\"x\"}", 1);
+    run_line(results, "{\"custom_id\":\"b\",\"prompt\":7}", 2);
+    results_close(results);
+    options.overwrite = true;
+    durable[0] = 0;
+    results_close(open_results());
+    char expected[2][256];
+    snprintf(expected[0], sizeof expected[0], "sync %s 0\nsync emptied.err 0\n",
+             strrchr(options.output, '/') + 1);
+    snprintf(expected[1], sizeof expected[1], "rename %s 0\n", strrchr(job_path(), '/') + 1);
+    const char *emptied = strstr(durable, expected[0]), *renamed = strstr(durable, expected[1]);
+    if (!emptied || !renamed || renamed < emptied) fail_msg("the order was:\n%s", durable);
 }
 
 /* ---- resuming ---- */
@@ -662,6 +707,7 @@ int main(void) {
         CASE(places_that_cannot_be),
         CASE(streams_cannot_be_resumed),
         CASE(files_get_the_umasks_mode),
+        CASE(an_output_is_emptied_before_its_record_changes),
         CASE(a_resume_knows_what_is_answered),
         CASE(strict_refuses_changed_requests),
         CASE(each_id_appears_once),

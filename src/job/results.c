@@ -2,9 +2,10 @@
  *
  * Owns the order of opening: look, lock, look again, compare, only then touch. The invariant:
  * nothing on disk changes before every check has passed, but for a job file or an output made and
- * taken away again. An output is emptied before the new job file is written, so a kill between the
- * two leaves "no answers", never answers under the wrong record. What a line says is left to
- * answer.c. Rejected: trusting the record without the lock, and answers without the record.
+ * taken away again. An output is emptied for good before the new job file is written, so a kill or
+ * a power loss between the two leaves "no answers", never answers under the wrong record. What a
+ * line says is left to answer.c. Rejected: trusting the record without the lock, and answers
+ * without the record.
  */
 #include "results.h"
 
@@ -138,9 +139,12 @@ static bool repair(struct results *results, struct output *output, struct fault 
     return !filter || output_filter(output, is_answer, NULL, fault);
 }
 
+/* Durably, before the record says what is in it. */
 static bool empty(struct output *output, struct fault *fault) {
+    if (output->status.st_size == 0) return true;
     output->n_bytes = output->status.st_size = 0;
-    return ftruncate(output->fd, 0) == 0 || output_fault(fault, "empty", output->name);
+    return (ftruncate(output->fd, 0) == 0 && fsync(output->fd) == 0) ||
+           output_fault(fault, "empty", output->name);
 }
 
 /* Continue what is there. */
