@@ -100,7 +100,8 @@ struct request {
     int32_t *stop_id;                 /* rising; shared by the generations */
     bool echo, include_stop, skip_special, return_token_ids, ignore_eos;
     bool prompt_only;      /* echo with max_tokens 0: one token is made and dropped */
-    int n_logprobs;        /* likeliest tokens beside the chosen one; -1: none wanted */
+    int n_logprobs;        /* likeliest tokens beside the chosen one, at most the vocabulary; -1:
+                              none wanted */
     int n_prompt_logprobs; /* the same for the prompt's tokens */
 };
 

@@ -29,15 +29,15 @@ enum {
 static const char *const fake_piece[] = {"<bos>", "<eos>",  "<eot>",  "hello",
                                          " STO",  "P over", " world", "\xe2\x82"};
 
-/* What a test may change: which tokens are added around text. */
+/* What a test may change: which tokens are added around text, and how many there are said to be. */
 struct tokenizer {
     int32_t bos, eos_appended;
+    int n_tokens;
 };
-static struct tokenizer fake_tokenizer = {.bos = -1, .eos_appended = -1};
+static struct tokenizer fake_tokenizer = {.bos = -1, .eos_appended = -1, .n_tokens = FAKE_N_TOKENS};
 
 int tokenizer_n_tokens(const struct tokenizer *tokenizer) {
-    (void)tokenizer;
-    return FAKE_N_TOKENS;
+    return tokenizer->n_tokens;
 }
 int32_t tokenizer_bos(const struct tokenizer *tokenizer) {
     return tokenizer->bos;

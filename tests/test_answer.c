@@ -20,6 +20,7 @@ static struct json_text text;
 static int reset(void **state) {
     (void)state;
     options = fake_options();
+    fake_tokenizer.n_tokens = FAKE_N_TOKENS;
     return 0;
 }
 
@@ -141,9 +142,7 @@ static void chats_have_theirs(void **state) {
 }
 
 /* vLLM's order: the chosen token, then the likeliest without it; -inf is -9999. */
-static void completion_logprobs(void **state) {
-    (void)state;
-    parse("{\"prompt\":\"ab\",\"logprobs\":3,\"max_tokens\":2}");
+static void expect_three_logprobs(void) {
     make(0, (int32_t[]){FAKE_HELLO, FAKE_HALF_EURO, -1}, FINISH_LENGTH);
     expect_body(
         "{\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"fake\",\"choices\":["
@@ -153,6 +152,12 @@ static void completion_logprobs(void **state) {
         "{\"\\ufffd\":-1.5,\"z\":-0.100000001}]},\"finish_reason\":\"length\",\"stop_reason\":null}"
         "],"
         "\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":2,\"total_tokens\":4}}");
+}
+
+static void completion_logprobs(void **state) {
+    (void)state;
+    parse("{\"prompt\":\"ab\",\"logprobs\":3,\"max_tokens\":2}");
+    expect_three_logprobs();
 }
 
 static void echo_puts_the_prompt_in_front(void **state) {
@@ -205,6 +210,27 @@ static void chat_logprobs_and_prompt_logprobs(void **state) {
         "\"122\":{\"logprob\":-0.100000001,\"rank\":1,\"decoded_token\":\"z\"}},"
         "{\"10\":{\"logprob\":-1.5,\"rank\":2,\"decoded_token\":\"\\n\"},"
         "\"122\":{\"logprob\":-0.100000001,\"rank\":1,\"decoded_token\":\"z\"}}]}");
+}
+
+/* Rows of scores are no wider than the vocabulary, whatever was asked for. */
+static void small_vocabularies_have_few_logprobs(void **state) {
+    (void)state;
+    fake_tokenizer.n_tokens = 3;
+    parse("{\"prompt\":\"ab\",\"logprobs\":20,\"max_tokens\":2}");
+    expect_three_logprobs();
+    parse("{\"messages\":[{\"role\":\"u\",\"content\":\"\"}],\"add_generation_prompt\":false,"
+          "\"max_tokens\":1,\"logprobs\":true,\"top_logprobs\":20,\"prompt_logprobs\":20}");
+    make(0, (int32_t[]){'c', -1}, FINISH_LENGTH);
+    json_t *line = write_line(), *chosen, *prompt;
+    assert_int_equal(json_unpack(line, "{s:{s:{s:[{s:{s:[o]}}],s:o}}}", "response", "body",
+                                 "choices", "logprobs", "content", &chosen, "prompt_logprobs",
+                                 &prompt),
+                     0);
+    assert_int_equal(json_array_size(json_object_get(chosen, "top_logprobs")), 3);
+    assert_int_equal(json_array_size(prompt), 4);
+    for (size_t token = 1; token < 4; token++)
+        assert_int_equal(json_object_size(json_array_get(prompt, token)), 3);
+    json_decref(line);
 }
 
 static void refusals_have_two_shapes(void **state) {
@@ -301,6 +327,7 @@ int main(void) {
         CASE(completion_logprobs),
         CASE(echo_puts_the_prompt_in_front),
         CASE(chat_logprobs_and_prompt_logprobs),
+        CASE(small_vocabularies_have_few_logprobs),
         CASE(refusals_have_two_shapes),
         CASE(lines_can_be_read_back),
         CASE(ids_are_the_same_in_every_run),

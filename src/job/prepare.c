@@ -98,13 +98,19 @@ static struct sampling make_sampling(struct request *request, const struct reque
         .frequency_penalty = (float)body->frequency_penalty,
         .repetition_penalty = (float)body->repetition_penalty,
         .min_tokens = (int32_t)body->min_tokens,
-        .n_logprobs = n_logprobs < n_vocabulary ? n_logprobs : n_vocabulary,
+        .n_logprobs = n_logprobs,
         .seed = find_seed(request, rules, body),
         .n_bias = body->n_bias,
         .bias = request->bias,
         .n_stop_ids = merge_stop_ids(request, rules, body),
         .stop_id = request->stop_id,
     };
+}
+
+/* There are no more likeliest tokens than tokens. */
+static int n_likeliest(const struct request_rules *rules, int64_t n_wanted) {
+    int n_vocabulary = tokenizer_n_tokens(rules->tokenizer);
+    return (int)(n_wanted < n_vocabulary ? n_wanted : n_vocabulary);
 }
 
 static void take_wishes(struct request *request, const struct request_rules *rules,
@@ -116,8 +122,8 @@ static void take_wishes(struct request *request, const struct request_rules *rul
     request->skip_special = body->skip_special;
     request->return_token_ids = body->return_token_ids;
     request->ignore_eos = body->ignore_eos;
-    request->n_logprobs = (int)body->n_logprobs;
-    request->n_prompt_logprobs = (int)body->n_prompt_logprobs;
+    request->n_logprobs = n_likeliest(rules, body->n_logprobs);
+    request->n_prompt_logprobs = n_likeliest(rules, body->n_prompt_logprobs);
     if (!request->model) {
         const char *name = rules->model_name ? rules->model_name : "";
         request->model = check_alloc(strlen(name) + 1, 1);
