@@ -17,9 +17,8 @@
 /* Zero-initialised is closed. */
 struct job_file {
     char *path;
-    int fd;       /* locked; only when path is set */
-    bool created; /* by this process, and nothing written yet */
-    char uuid[37];
+    int fd;         /* locked; only when path is set */
+    bool created;   /* by this process, and nothing written yet */
     json_t *record; /* what the file said when it was locked; NULL: nothing */
 };
 

@@ -115,10 +115,6 @@ void request_read(struct request *request, const struct options *options,
  * to a request that is refused already. Unknown keys are warned of once a key. */
 void request_prepare(struct request *request, const struct request_rules *rules);
 
-/* request_read and request_prepare. */
-void request_parse(struct request *request, const struct request_rules *rules,
-                   const struct input_line *line);
-
 /* Give generation `index` its token and score buffers, prompt filled in, ready for decode. Returns
  * it. */
 struct generation *request_begin(struct request *request, size_t index);

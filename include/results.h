@@ -57,9 +57,6 @@ bool results_sync(struct results *results, struct fault *fault);
 
 struct result_counts results_counts(const struct results *results);
 
-/* The job's uuid, which a resume keeps; "" for a stream. A view. */
-const char *results_uuid(const struct results *results);
-
 /* Close the files and release the lock. Sync first: nothing can be reported here. */
 void results_close(struct results *results);
 

@@ -56,9 +56,6 @@ const int32_t *tokenizer_stop_ids(const struct tokenizer *tokenizer, size_t *n);
  * skip_special_tokens leaves out of the text. */
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 
-/* The id of a token written exactly so in the vocabulary (after byte mapping), or -1. */
-int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n_bytes);
-
 /* The bytes of one token as it stands in running text, a view valid until tokenizer_close. They
  * need not be whole UTF-8 characters. Control tokens give their written form; an id that is no
  * token gives none. */

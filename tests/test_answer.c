@@ -43,7 +43,8 @@ static void parse(const char *body) {
     };
     struct input_line line = {.file = "a.jsonl", .line = 5, .text = body, .n_bytes = strlen(body)};
     request_close(&request);
-    request_parse(&request, &rules, &line);
+    request_read(&request, &options, &line);
+    request_prepare(&request, &rules);
 }
 
 /* Scores that can be told apart: of the token in place, then of 'z', of itself, of '\xc3'. */

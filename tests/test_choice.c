@@ -36,7 +36,8 @@ static struct generation *begin(const char *body) {
     };
     struct input_line line = {.file = "a", .line = 1, .text = body, .n_bytes = strlen(body)};
     request_close(&request);
-    request_parse(&request, &rules, &line);
+    request_read(&request, &options, &line);
+    request_prepare(&request, &rules);
     if (request.refusal.refused) fail_msg("%s", request.refusal.message);
     return request_begin(&request, 0);
 }

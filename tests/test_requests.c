@@ -38,7 +38,8 @@ static int release(void **state) {
 
 static void parse_line(const struct input_line *line) {
     request_close(&request);
-    request_parse(&request, &rules, line);
+    request_read(&request, &options, line);
+    request_prepare(&request, &rules);
 }
 
 static void parse(const char *text) {

@@ -313,14 +313,15 @@ static bool replace(struct job_file *job, const json_t *record, struct fault *fa
 
 bool job_file_write(struct job_file *job, const struct options *options,
                     const char *model_fingerprint, bool keep_uuid, struct fault *fault) {
-    const char *uuid = json_string_value(json_object_get(job->record, "uuid"));
-    if (keep_uuid && uuid && strlen(uuid) == sizeof job->uuid - 1) {
-        strcpy(job->uuid, uuid);
-    } else if (!make_uuid(job->uuid, fault)) {
+    char uuid[37];
+    const char *kept = json_string_value(json_object_get(job->record, "uuid"));
+    if (keep_uuid && kept && strlen(kept) == sizeof uuid - 1) {
+        strcpy(uuid, kept);
+    } else if (!make_uuid(uuid, fault)) {
         return false;
     }
     json_t *record = make_record(options, model_fingerprint);
-    json_object_set_new(record, "uuid", json_string(job->uuid));
+    json_object_set_new(record, "uuid", json_string(uuid));
     bool written = replace(job, record, fault);
     json_decref(record);
     return written;

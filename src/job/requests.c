@@ -287,12 +287,6 @@ void request_read(struct request *request, const struct options *options,
     if (!request->custom_id) request_forget_id(request);
 }
 
-void request_parse(struct request *request, const struct request_rules *rules,
-                   const struct input_line *line) {
-    request_read(request, rules->options, line);
-    request_prepare(request, rules);
-}
-
 void request_close(struct request *request) {
     size_t n_generations = request->generation ? request_n_generations(request) : 0;
     for (size_t index = 0; index < n_generations; index++) {

@@ -294,7 +294,3 @@ bool results_sync(struct results *results, struct fault *fault) {
 struct result_counts results_counts(const struct results *results) {
     return results->counts;
 }
-
-const char *results_uuid(const struct results *results) {
-    return results->job.uuid;
-}

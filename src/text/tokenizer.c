@@ -294,11 +294,6 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id) {
     return is_token(tokenizer, id) && tokenizer->special[id];
 }
 
-int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n_bytes) {
-    int32_t id = vocabulary_find_added(&tokenizer->vocabulary, text, n_bytes);
-    return id >= 0 ? id : vocabulary_find(&tokenizer->vocabulary, text, n_bytes);
-}
-
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *n_bytes) {
     *n_bytes = 0;
     if (!is_token(tokenizer, id)) return "";

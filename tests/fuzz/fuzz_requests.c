@@ -34,7 +34,8 @@ static void run_line(const struct request_rules *rules, const struct input_line 
     struct request request;
     struct json_text text = {0};
     struct answer_mark mark;
-    request_parse(&request, rules, line);
+    request_read(&request, rules->options, line);
+    request_prepare(&request, rules);
     bool refused = request.refusal.refused;
     if (!refused) decode(&request, line);
     bool single = !refused && request_n_generations(&request) == 1;

@@ -22,6 +22,7 @@ enum { N_BPE = 4, SPM = N_BPE, N_TOKENIZERS };
 static const char *const pre_names[N_BPE] = {"smollm", "qwen2", "deepseek-llm", "gpt-4o"};
 static struct gguf vocabularies[N_TOKENIZERS];
 static struct tokenizer *tokenizers[N_TOKENIZERS];
+static bool has_token[256]; /* of the BPE vocabulary: bytes that are a token */
 
 #define MUST(condition)                                                                            \
     do {                                                                                           \
@@ -47,6 +48,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
                 (struct gguf_string){pre_names[model], strlen(pre_names[model])};
         }
         MUST(tokenizer_open(&tokenizers[model], &vocabularies[model], &fault));
+    }
+    for (int32_t id = 0; id < tokenizer_n_tokens(tokenizers[0]); id++) {
+        size_t n_bytes;
+        const char *piece = tokenizer_piece(tokenizers[0], id, &n_bytes);
+        if (n_bytes == 1) has_token[(unsigned char)*piece] = true;
     }
     return 0;
 }
@@ -100,7 +106,7 @@ static char *join_pieces(const struct tokenizer *tokenizer, const struct token_l
 static size_t drop_missing(char *text, size_t n_bytes) {
     size_t n_left = 0;
     for (size_t byte = 0; byte < n_bytes; byte++) {
-        if (tokenizer_find(tokenizers[0], text + byte, 1) >= 0) text[n_left++] = text[byte];
+        if (has_token[(unsigned char)text[byte]]) text[n_left++] = text[byte];
     }
     return n_left;
 }
