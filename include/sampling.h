@@ -41,6 +41,20 @@ struct sampling {
     const int32_t *stop_id;        /* (n_stop_ids), rising; borrowed from the request */
 };
 
+/* Whether choosing `id` ends the generation. */
+static inline bool sampling_is_stop(const struct sampling *sampling, int32_t id) {
+    int32_t low = 0, high = sampling->n_stop_ids;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (sampling->stop_id[middle] < id) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < sampling->n_stop_ids && sampling->stop_id[low] == id;
+}
+
 /* Log-probability of a token under the model's own logits (before bias, penalties, temperature). */
 struct token_score {
     int32_t id;

@@ -13,19 +13,6 @@
 
 #include "requests.h"
 
-static bool is_stop_id(const struct sampling *sampling, int32_t id) {
-    int32_t low = 0, high = sampling->n_stop_ids;
-    while (low < high) {
-        int32_t middle = low + (high - low) / 2;
-        if (sampling->stop_id[middle] < id) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low < sampling->n_stop_ids && sampling->stop_id[low] == id;
-}
-
 /* A stop string that ends behind the first `n_searched` bytes of the text. */
 static bool find_stop_string(struct choice *choice, const struct request *request,
                              size_t n_searched) {
@@ -51,7 +38,7 @@ static void take_token(struct choice *choice, const struct request *request,
                        const struct generation *generation, const struct tokenizer *tokenizer) {
     const struct sampling *sampling = &generation->sampling;
     int32_t id = generation->token[generation->n_prompt + choice->n_tokens++];
-    bool stops = is_stop_id(sampling, id);
+    bool stops = sampling_is_stop(sampling, id);
     size_t n_searched = choice->stream.n_bytes;
     if (!stops || request->include_stop) text_stream_push(&choice->stream, tokenizer, id);
     if (choice->n_tokens > sampling->min_tokens && find_stop_string(choice, request, n_searched))

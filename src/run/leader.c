@@ -206,18 +206,12 @@ static void append_token(struct sequence *sequence, int32_t id, const struct tok
     atomic_store_explicit(&generation->n_tokens, at + 1, memory_order_release);
 }
 
-static bool is_stop(const struct sampling *sampling, int32_t id) {
-    for (int stop = 0; stop < sampling->n_stop_ids; stop++) {
-        if (sampling->stop_id[stop] == id) return true;
-    }
-    return false;
-}
-
 /* The finish that the tokens known so far give, or FINISH_NONE. */
 static enum finish finish_of(const struct sequence *sequence) {
     const struct generation *generation = sequence->generation;
     int n = n_known(sequence);
-    if (n > generation->n_prompt && is_stop(&generation->sampling, generation->token[n - 1]))
+    if (n > generation->n_prompt &&
+        sampling_is_stop(&generation->sampling, generation->token[n - 1]))
         return FINISH_STOP;
     if (n == generation->n_prompt + generation->max_new) return FINISH_LENGTH;
     return is_cancelled(sequence) ? FINISH_CANCELLED : FINISH_NONE;
