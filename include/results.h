@@ -25,11 +25,11 @@ struct result_counts {
 };
 
 /* Open the output for options->output and options->errors. Refuses (user's fault): an existing one
- * without --resume or --overwrite, one that is also an input or the model (by device and inode),
- * --resume with stdin or a stream, answers of a job that differs in model, inputs' names, or
- * options that change tokens (naming old and new), a place that cannot be written, inputs that
- * cannot be read. Takes the lock, waiting up to 30 s. With --resume: repairs torn last lines,
- * learns what is answered, and with
+ * without --resume or --overwrite, one that is also an input or the model (by device and inode), a
+ * place that cannot be written, inputs that cannot be read; with --resume also a stream as output,
+ * an input that is no regular file and so cannot be read again, and answers of a job that differs
+ * in model, inputs' names, or options that change tokens (naming old and new). Takes the lock,
+ * waiting up to 30 s. With --resume: repairs torn last lines, learns what is answered, and with
  * --retry-failed takes the failed lines out. No or empty output starts fresh. False holds nothing.
  */
 bool results_open(struct results **results, const struct options *options,

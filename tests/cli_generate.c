@@ -256,8 +256,8 @@ static void a_stopped_run_says_how_to_go_on(void **state) {
     said = read_text("err");
     says(said, "2 done, 0 failed of 2 read so far");
     says(said, "ETA unknown: the input is still being read");
-    last_line_says("stopped early with 2 requests done and the input not read to its end; the same "
-                   "command with --resume goes on");
+    last_line_says("stopped early with 2 requests done and the input not read to its end; requests "
+                   "from a pipe cannot be read again: use -i FILE");
     json_t *left = load("stop.json");
     assert_string_equal(json_string_value(json_object_get(left, "state")), "stopped");
     assert_int_equal(int_at(left, "exit_code", NULL), 75);

@@ -203,7 +203,6 @@ static void an_existing_output_is_not_touched(void **state) {
     assert_string_equal(read_whole(options.output), "mine\n");
     assert_null(read_whole(job_path()));
     options.overwrite = true;
-    refuse_results(FAULT_USER, "contradict");
     options.resume = false;
     results_close(open_results());
     assert_string_equal(read_whole(options.output), "");
@@ -247,8 +246,6 @@ static void places_that_cannot_be(void **state) {
     refuse_results(FAULT_USER, "Is a directory");
     options.output = "no/such/folder/out";
     refuse_results(FAULT_USER, "No such file or directory");
-    options.output = NULL;
-    refuse_results(FAULT_USER, "no output");
     options.output = path_of("fine");
     options.errors = "no/such/folder/err";
     refuse_results(FAULT_USER, "No such file or directory");
@@ -261,15 +258,23 @@ static void streams_cannot_be_resumed(void **state) {
     static const char *const dash[] = {"-"};
     options.resume = true;
     options.output = "-";
-    refuse_results(FAULT_USER, "--resume cannot continue stdout");
+    refuse_results(FAULT_USER, "--resume cannot continue -, which is not a file");
     options.output = "/dev/null";
-    refuse_results(FAULT_USER, "which is not a file");
+    refuse_results(FAULT_USER, "--resume cannot continue /dev/null, which is not a file");
     options.output = path_of("o");
+    options.errors = "/dev/null";
+    refuse_results(FAULT_USER, "--resume cannot continue /dev/null, which is not a file");
+    options.errors = NULL;
     options.input = dash;
-    refuse_results(FAULT_USER, "--resume cannot read stdin again");
-    options.resume = false;
-    options.retry_failed = true;
-    refuse_results(FAULT_USER, "--retry-failed needs --resume");
+    refuse_results(FAULT_USER, "--resume needs files: input - cannot be read again");
+    static const char *pipes[2];
+    pipes[0] = input[0];
+    pipes[1] = path_of("pipe");
+    assert_int_equal(mkfifo(pipes[1], 0600), 0);
+    options.input = pipes;
+    options.n_inputs = 2;
+    refuse_results(FAULT_USER, "pipe cannot be read again");
+    assert_null(read_whole(options.output));
 }
 
 static void files_get_the_umasks_mode(void **state) {

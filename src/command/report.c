@@ -243,8 +243,8 @@ static void say_read_with(const char *output) {
 static const char *resume_with(const struct options *options) {
     if (is_stream(options->output)) return "what went to a stream cannot be resumed: use -o FILE";
     for (int number = 0; number < options->n_inputs; number++) {
-        if (strcmp(options->input[number], "-") == 0)
-            return "requests from standard input cannot be resumed: use -i FILE";
+        if (is_stream(options->input[number]))
+            return "requests from a pipe cannot be read again: use -i FILE";
     }
     if (options->resume) return "the same command goes on";
     if (options->overwrite) return "the same command with --resume instead of --overwrite goes on";

@@ -33,28 +33,10 @@ struct results {
 };
 
 static bool is_dash(const char *name) {
-    return name && strcmp(name, "-") == 0;
+    return strcmp(name, "-") == 0;
 }
 
 /* ---- checks before anything is touched ---- */
-
-static bool check_wishes(const struct options *options, struct fault *fault) {
-    if (!options->output)
-        return fault_user(fault, "no output: name a file with -o, or - for stdout");
-    if (options->resume && options->overwrite)
-        return fault_user(fault,
-                          "--resume and --overwrite contradict each other: give one of them");
-    if (options->retry_failed && !options->resume)
-        return fault_user(fault, "--retry-failed needs --resume");
-    if (!options->resume) return true;
-    if (is_dash(options->output) || is_dash(options->errors))
-        return fault_user(fault, "--resume cannot continue stdout: name a file with -o");
-    for (int number = 0; number < options->n_inputs; number++) {
-        if (is_dash(options->input[number]))
-            return fault_user(fault, "--resume cannot read stdin again: name a file with -i");
-    }
-    return true;
-}
 
 static bool is_same_file(const struct output *output, const char *name, const struct stat *status) {
     return output->exists && name && S_ISREG(status->st_mode) &&
@@ -106,6 +88,27 @@ static bool find_files(struct results *results, struct fault *fault) {
     return !same ||
            fault_user(fault, "--errors is the same file as the output: leave it out to have "
                              "errors among the answers");
+}
+
+/* A resume reads its inputs twice: for what is left to do, and to do it. */
+static bool check_rereadable(const struct options *options, struct fault *fault) {
+    for (int number = 0; number < options->n_inputs; number++) {
+        const char *name = options->input[number];
+        struct stat status;
+        if (!is_dash(name) && stat(name, &status) == 0 && S_ISREG(status.st_mode)) continue;
+        char shown[512];
+        return fault_user(fault, "--resume needs files: input %s cannot be read again",
+                          log_escape(shown, sizeof shown, name, strlen(name)));
+    }
+    return true;
+}
+
+/* All that can be told without the lock. */
+static bool look(struct results *results, struct fault *fault) {
+    const struct options *options = results->options;
+    return find_files(results, fault) &&
+           line_reader_check(options->input, options->n_inputs, fault) &&
+           (!options->resume || check_rereadable(options, fault));
 }
 
 /* ---- what an earlier run left ---- */
@@ -175,7 +178,7 @@ static bool start(struct results *results, const char *model_fingerprint, struct
 static bool lock(struct results *results, struct fault *fault) {
     return results->out.is_stream ||
            (job_file_open(&results->job, results->out.path, LOCK_WAIT_S, fault) &&
-            find_files(results, fault));
+            look(results, fault));
 }
 
 static bool open_files(struct results *results, const char *model_fingerprint,
@@ -194,11 +197,9 @@ static bool open_files(struct results *results, const char *model_fingerprint,
 
 bool results_open(struct results **results, const struct options *options,
                   const char model_fingerprint[33], struct fault *fault) {
-    if (!check_wishes(options, fault)) return false;
     struct results *made = check_alloc(1, sizeof *made);
     made->options = options;
-    if (!find_files(made, fault) || !line_reader_check(options->input, options->n_inputs, fault) ||
-        !open_files(made, model_fingerprint, fault)) {
+    if (!look(made, fault) || !open_files(made, model_fingerprint, fault)) {
         output_discard(&made->out);
         output_discard(&made->err);
         results_close(made);

@@ -40,6 +40,17 @@ refused '--model-device' --model-device cuda
 refused '--checkpoint is not built yet' --checkpoint folder
 refused '--slots 3 is not built yet' --slots 3
 
+# What comes through a pipe cannot be read twice, under whatever name; a file can under any.
+mkfifo pipe
+refused '--resume needs files: input pipe cannot be read again' --resume -i pipe
+refused '--resume needs files: input /dev/fd/' --resume -i <(cat in.jsonl)
+refused '--resume needs files: input /dev/stdin cannot be read again' --resume -i /dev/stdin < <(cat in.jsonl)
+for run in all the_rest; do
+    expect 0 '' "${one[@]}" -i /dev/stdin -o twice.jsonl --resume <in.jsonl
+    check "a file as /dev/stdin is read: $run" has_each_once twice.jsonl 3
+    truncate -s -10 twice.jsonl
+done
+
 # What only the model, the machine or the number of ranks shows to be wrong: answers that are there
 # outlive it, though they were to be replaced.
 expect 0 '' "${one[@]}" -i in.jsonl -o kept.jsonl
