@@ -17,15 +17,19 @@
 /* Zero-initialised is closed. */
 struct job_file {
     char *path;
-    int fd;         /* locked; only when path is set */
+    int fd;         /* only when path is set; -1: only looked for, and not there */
     bool created;   /* by this process, and nothing written yet */
-    json_t *record; /* what the file said when it was locked; NULL: nothing */
+    json_t *record; /* what the file said when it was opened; NULL: nothing */
 };
 
 /* Lock PATH.job.json, made when it is not there, and read it. Another process's lock is waited for,
  * at most `wait_s`, then it is the world's fault that names the holder. False holds nothing. */
 bool job_file_open(struct job_file *job, const char *output_path, double wait_s,
                    struct fault *fault);
+
+/* Read it without a lock, and make nothing. False with a fault when job_file_open or job_file_write
+ * would fail; to be closed all the same. */
+bool job_file_look(struct job_file *job, const char *output_path, struct fault *fault);
 
 /* Compare the record with what this run would write. False with a user's fault naming what was and
  * what is; also for a record that cannot be read. */

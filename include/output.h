@@ -26,16 +26,21 @@ struct output {
     bool dirty;         /* written since the last sync */
 };
 
-/* Look at `name` ("-" is stdout) without touching it. False with a user's fault for a folder and
- * for a place that cannot be. Either way to be released with output_close. */
+/* Find where `name` ("-" is stdout) is or would be made, without touching it. False with a user's
+ * fault for a folder, a place that cannot be, and a folder that may not be written. Either way to
+ * be released with output_close. */
 bool output_find(struct output *output, const char *name, struct fault *fault);
+
+/* Open what is there, for reading and for appending, and make nothing: fd stays -1 where nothing is
+ * there, and of streams. False with a fault when output_open would fail. */
+bool output_look(struct output *output, struct fault *fault);
 
 /* Open for appending, made when it is not there; with `must_be_new` an existing one is a fault. */
 bool output_open(struct output *output, bool must_be_new, struct fault *fault);
 
-/* Give every line to `visit`, without its newline; n_bytes becomes the end of the last one that
- * `visit` called good. Bad lines behind that are what a crash tore; a bad line before a good one is
- * a user's fault. */
+/* Give every line to `visit`, without its newline (none of a file that is not there); n_bytes
+ * becomes the end of the last one that `visit` called good. Bad lines behind that are what a crash
+ * tore; a bad line before a good one is a user's fault. */
 struct output_line {
     const char *text;
     size_t n_bytes;
@@ -60,6 +65,9 @@ void output_close(struct output *output);
 
 /* Close, and take away a file that output_open made. */
 void output_discard(struct output *output);
+
+/* Whether files can be made beside `path`, of which faults say `name`. */
+bool output_check_folder(const char *path, const char *name, struct fault *fault);
 
 /* Make the entries of the folder that holds `path` durable. */
 bool output_sync_folder(const char *path, struct fault *fault);

@@ -35,6 +35,12 @@ struct result_counts {
 bool results_open(struct results **results, const struct options *options,
                   const char model_fingerprint[33], struct fault *fault);
 
+/* The same as a question: nothing is touched and no lock waited for, but what this lets pass
+ * results_open does too, as long as nobody changes anything. Without options->output nothing is
+ * answered. Only results_answered, results_counts and results_close may follow. */
+bool results_look(struct results **results, const struct options *options,
+                  const char model_fingerprint[33], struct fault *fault);
+
 /* Read the inputs (not the model) to learn whether nothing is left to do. Stops at the first
  * request that is not answered; only after a resume can the result be true. Faults as
  * results_answered has, or for an input that cannot be read. The counts are as if all had been

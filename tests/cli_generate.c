@@ -341,6 +341,31 @@ static void dry_run_has_three_codes(void **state) {
     assert_int_equal(generate(1, "--dry-run -i good.jsonl --context 4096"), 2);
     assert_int_equal(generate(1, "--dry-run -i good.jsonl --chat-template nonsense"), 2);
     assert_int_equal(generate(1, "--dry-run -i good.jsonl -o good.jsonl"), 2);
+    assert_int_equal(generate(1, "--dry-run -i good.jsonl -o good.jsonl --overwrite"), 2);
+    says(said, "output good.jsonl is the same file as the input");
+    assert_int_equal(generate(1, "--dry-run -i good.jsonl -o bad.jsonl --resume"), 2);
+    says(said, "which says what the answers were made with, is not there");
+    assert_int_equal(access(scratch_path("bad.jsonl.job.json"), F_OK), -1);
+}
+
+static void dry_run_knows_what_is_answered(void **state) {
+    (void)state;
+    assert_int_equal(generate(1, "-i bad.jsonl -o half.jsonl"), 3);
+    char *before = read_text("half.jsonl");
+    assert_int_equal(generate(1, "--dry-run -i bad.jsonl -o half.jsonl --resume"), 3);
+    says(printed, "answered   5 lines by an earlier run, 3 of them with an error\n"
+                  "requests   0 good (0 chat), 0 bad; 0 prompts, 0 sequences to generate\n");
+    assert_int_equal(
+        generate(1, "--dry-run -i bad.jsonl -o half.jsonl --resume --retry-failed --errors e"), 2);
+    says(said, "errors was null and is now \"e\"");
+    assert_int_equal(generate(1, "--dry-run -i bad.jsonl -o half.jsonl --resume --retry-failed"),
+                     3);
+    says(printed, "answered   2 lines by an earlier run, 0 of them with an error\n");
+    says(printed, "requests   0 good (0 chat), 3 bad;");
+    char *after = read_text("half.jsonl");
+    assert_string_equal(after, before);
+    free(before);
+    free(after);
 }
 
 static void dry_run_takes_any_layout(void **state) {
@@ -378,6 +403,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(quiet_says_nothing),
         cmocka_unit_test(log_json_is_json),
         cmocka_unit_test(dry_run_has_three_codes),
+        cmocka_unit_test(dry_run_knows_what_is_answered),
         cmocka_unit_test(dry_run_takes_any_layout),
     };
     return cmocka_run_group_tests(tests, make_inputs, cli_close);

@@ -1,11 +1,12 @@
 /* dry_run.c - a job looked through without running it. See dry_run.h.
  *
  * Goes the way of generate.c up to the weights, on the leader alone: the same calls read the
- * model's header, derive the sizes and read the requests, so that what passes here passes there.
- * The invariant: nothing is written, so answers of an earlier run are not looked at and all lines
- * count. Memory is held against this host only when every rank of the layout would run on it; a
- * layout that was not started may be meant for other machines. Prompt lengths are counted exactly,
- * one counter a length, since a prompt is shorter than the context.
+ * model's header, derive the sizes, look at the output and read the requests, so that what passes
+ * here passes there. The invariant: nothing is written. With --resume lines that are answered are
+ * counted and not looked into, as in the run. Memory is held against this host only when every rank
+ * of the layout would run on it; a layout that was not started may be meant for other machines.
+ * Prompt lengths are counted exactly, one counter a length, since a prompt is shorter than the
+ * context.
  */
 #include "dry_run.h"
 
@@ -14,15 +15,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "answered.h"
 #include "budget.h"
 #include "line_reader.h"
 #include "log.h"
 #include "model.h"
-#include "output.h"
 #include "progress.h"
 #include "report_parts.h"
 #include "resources.h"
+#include "results.h"
 
 /* Others wait for the leader, who may have a long file to read. */
 static const double DAY_S = 86400;
@@ -44,7 +44,7 @@ struct dry_run {
     const struct chat_template *chat_template;
     struct fault template_fault;
     struct request_rules rules;
-    struct answered seen;
+    struct results *results;
     int64_t n_lines, n_bad, n_chat, n_prompts, n_generations;
     int64_t *n_of_length;     /* (context + 1) prompts by tokens */
     int64_t n_prompt_tokens;  /* of all generations: each computes its prompt */
@@ -159,34 +159,14 @@ static bool open_text(struct dry_run *dry, struct fault *fault) {
     return true;
 }
 
-/* As results_open would find it. */
-static bool check_output(const struct options *options, struct fault *fault) {
-    struct output output;
-    char shown[512];
-    if (!options->output) return true;
-    bool good = output_find(&output, options->output, fault);
-    if (good && output.exists && !output.is_stream && !options->resume && !options->overwrite)
-        good =
-            fault_user(fault, "%s exists: --resume continues it, --overwrite replaces it",
-                       log_escape(shown, sizeof shown, options->output, strlen(options->output)));
-    output_close(&output);
-    return good;
+static bool open_results(struct dry_run *dry, struct fault *fault) {
+    char fingerprint[33];
+    gguf_fingerprint(&dry->gguf, fingerprint);
+    return results_look(&dry->results, dry->options, fingerprint, fault);
 }
 
 /* ---- requests ---------------------------------------------------------------------------------
  */
-
-/* A custom_id that an earlier line had: that line's alone, as in results_answered. */
-static void check_id(struct dry_run *dry, struct request *request) {
-    struct answered_entry *entry = answered_find(&dry->seen, request->key);
-    if (request->custom_id && answered_has(entry, ANSWERED_SEEN)) {
-        char shown[128];
-        log_escape(shown, sizeof shown, request->custom_id, strlen(request->custom_id));
-        request_refuse(request, "custom_id", "duplicate_custom_id",
-                       "custom_id \"%s\" is that of an earlier request", shown);
-    }
-    answered_mark(entry, ANSWERED_SEEN);
-}
 
 static void count_request(struct dry_run *dry, const struct request *request) {
     size_t n_generations = request_n_generations(request);
@@ -204,23 +184,26 @@ static void count_request(struct dry_run *dry, const struct request *request) {
     }
 }
 
+static void look_at_request(struct dry_run *dry, struct request *request) {
+    request_prepare(request, &dry->rules);
+    if (request->refusal.refused) {
+        dry->n_bad += 1;
+        printf("%s\n", request->refusal.message);
+    } else {
+        count_request(dry, request);
+    }
+}
+
 static bool read_requests(struct dry_run *dry, struct fault *fault) {
     struct line_reader *reader;
     struct input_line line;
     if (!line_reader_open(&reader, dry->options->input, dry->options->n_inputs, fault))
         return false;
-    while (line_reader_next(reader, &line, fault)) {
+    while (!fault->kind && line_reader_next(reader, &line, fault)) {
         struct request request;
         request_read(&request, dry->options, &line);
-        check_id(dry, &request);
-        request_prepare(&request, &dry->rules);
         dry->n_lines += 1;
-        if (request.refusal.refused) {
-            dry->n_bad += 1;
-            printf("%s\n", request.refusal.message);
-        } else {
-            count_request(dry, &request);
-        }
+        if (!results_answered(dry->results, &request, fault)) look_at_request(dry, &request);
         request_close(&request);
     }
     line_reader_close(reader);
@@ -265,9 +248,13 @@ static void print_model(const struct dry_run *dry) {
 }
 
 static void print_requests(const struct dry_run *dry) {
+    struct result_counts before = results_counts(dry->results);
+    if (before.n_kept > 0)
+        printf("answered   %lld lines by an earlier run, %lld of them with an error\n",
+               (long long)before.n_kept, (long long)before.n_kept_failed);
     printf("requests   %lld good (%lld chat), %lld bad; %lld prompts, %lld sequences to generate\n",
-           (long long)(dry->n_lines - dry->n_bad), (long long)dry->n_chat, (long long)dry->n_bad,
-           (long long)dry->n_prompts, (long long)dry->n_generations);
+           (long long)(dry->n_lines - before.n_kept - dry->n_bad), (long long)dry->n_chat,
+           (long long)dry->n_bad, (long long)dry->n_prompts, (long long)dry->n_generations);
     if (dry->n_prompts == 0) return;
     printf("prompts    tokens: least %lld, p50 %.0f, p90 %.0f, p99 %.0f, most %lld\n",
            (long long)length_at(dry, 0), length_percentile(dry, 50), length_percentile(dry, 90),
@@ -330,8 +317,8 @@ static void print_memory(const struct dry_run *dry) {
  */
 
 static int look_through(struct dry_run *dry, struct fault *fault) {
-    bool good = check_output(dry->options, fault) && report_check(dry->options, fault) &&
-                open_model(dry, fault) && find_pages(dry, fault) && open_text(dry, fault) &&
+    bool good = report_check(dry->options, fault) && open_model(dry, fault) &&
+                find_pages(dry, fault) && open_text(dry, fault) && open_results(dry, fault) &&
                 read_requests(dry, fault);
     if (!good) {
         log_error("%s", fault->text);
@@ -351,7 +338,7 @@ static int look_through(struct dry_run *dry, struct fault *fault) {
     if (dry->n_bad == 0) {
         log_note(
             "dry run: nothing was loaded or written; without --dry-run the same command runs it");
-        return EXIT_DONE;
+        return results_counts(dry->results).n_kept_failed > 0 ? EXIT_REQUESTS : EXIT_DONE;
     }
     log_note(
         "dry run: %lld of %lld lines are bad and would fail; correct them, or run as it is and "
@@ -361,7 +348,7 @@ static int look_through(struct dry_run *dry, struct fault *fault) {
 }
 
 static void close_all(struct dry_run *dry) {
-    answered_close(&dry->seen);
+    results_close(dry->results);
     free(dry->n_of_length);
     tokenizer_close(dry->tokenizer);
     service_close(&dry->service);

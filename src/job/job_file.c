@@ -68,13 +68,14 @@ static void name_holder(int fd, char *out, size_t size) {
     json_decref(record);
 }
 
+static const int FILE_FLAGS = O_RDWR | O_NOFOLLOW | O_CLOEXEC;
+
 /* Open and lock once. LOCK_BUSY: somebody else has it, now or a moment ago. */
 static enum lock attempt(struct job_file *job, char *holder, size_t size, struct fault *fault) {
-    int flags = O_RDWR | O_NOFOLLOW | O_CLOEXEC;
     job->created = false;
-    job->fd = open(job->path, flags);
+    job->fd = open(job->path, FILE_FLAGS);
     if (job->fd < 0 && errno == ENOENT) {
-        job->fd = open(job->path, flags | O_CREAT | O_EXCL, 0666);
+        job->fd = open(job->path, FILE_FLAGS | O_CREAT | O_EXCL, 0666);
         job->created = job->fd >= 0;
     }
     if (job->fd < 0) {
@@ -95,11 +96,23 @@ static enum lock attempt(struct job_file *job, char *holder, size_t size, struct
     return LOCK_BUSY;
 }
 
-bool job_file_open(struct job_file *job, const char *output_path, double wait_s,
-                   struct fault *fault) {
+static void name_path(struct job_file *job, const char *output_path) {
     size_t n_path = strlen(output_path) + sizeof ".job.json";
     *job = (struct job_file){.path = check_alloc(n_path, 1), .fd = -1};
     snprintf(job->path, n_path, "%s.job.json", output_path);
+}
+
+bool job_file_look(struct job_file *job, const char *output_path, struct fault *fault) {
+    name_path(job, output_path);
+    job->fd = open(job->path, FILE_FLAGS);
+    if (job->fd < 0 && errno != ENOENT) return output_fault(fault, "write", job->path);
+    if (job->fd >= 0) job->record = read_record(job->fd);
+    return output_check_folder(job->path, job->path, fault);
+}
+
+bool job_file_open(struct job_file *job, const char *output_path, double wait_s,
+                   struct fault *fault) {
+    name_path(job, output_path);
     char holder[256] = "another process", shown[512];
     log_escape(shown, sizeof shown, job->path, strlen(job->path));
     struct deadline deadline = clock_deadline(wait_s);
@@ -123,7 +136,7 @@ bool job_file_open(struct job_file *job, const char *output_path, double wait_s,
 void job_file_close(struct job_file *job) {
     if (!job->path) return;
     if (job->created) unlink(job->path);
-    close(job->fd);
+    if (job->fd >= 0) close(job->fd);
     json_decref(job->record);
     free(job->path);
     *job = (struct job_file){0};
@@ -248,7 +261,7 @@ bool job_file_check(const struct job_file *job, const struct options *options,
         return fault_user(fault,
                           "cannot resume: %s, which says what the answers were made with, is %s; "
                           "give another output, or --overwrite",
-                          shown, job->created ? "not there" : "damaged");
+                          shown, job->created || job->fd < 0 ? "not there" : "damaged");
     json_t *record = make_record(options, model_fingerprint);
     static const char *const single[] = {"version", "model", "errors"};
     bool same = true;

@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -39,6 +38,38 @@ static char *copy(const char *text) {
     return strcpy(made, text);
 }
 
+/* ---- opening ---- */
+
+/* What a path names, and the folder that holds it. */
+static const char *split(const char *path, char folder[PATH_MAX]) {
+    const char *slash = strrchr(path, '/');
+    int n_bytes = slash ? (int)(slash - path) + 1 : 1;
+    snprintf(folder, PATH_MAX, "%.*s", n_bytes, slash ? path : ".");
+    return slash ? slash + 1 : path;
+}
+
+bool output_check_folder(const char *path, const char *name, struct fault *fault) {
+    char folder[PATH_MAX];
+    split(path, folder);
+    return access(folder, W_OK | X_OK) == 0 || output_fault(fault, "write to", name);
+}
+
+/* The path of a file that is to be made, through no link but its folder's. */
+static bool find_place(struct output *output, struct fault *fault) {
+    char folder[PATH_MAX], resolved[PATH_MAX], shown[512];
+    struct stat status;
+    const char *name = output->name, *base = split(name, folder);
+    if (!*base) errno = EISDIR;
+    if (!*base || !realpath(folder, resolved)) return output_fault(fault, "write to", name);
+    size_t n_path = strlen(resolved) + strlen(base) + 2;
+    output->path = check_alloc(n_path, 1);
+    snprintf(output->path, n_path, "%s/%s", resolved, base);
+    if (lstat(output->path, &status) == 0 && S_ISLNK(status.st_mode))
+        return fault_user(fault, "cannot write to %s: it is a link to nothing",
+                          log_escape(shown, sizeof shown, name, strlen(name)));
+    return output_check_folder(output->path, name, fault);
+}
+
 bool output_find(struct output *output, const char *name, struct fault *fault) {
     *output = (struct output){.name = name, .fd = -1};
     if (strcmp(name, "-") == 0) {
@@ -56,30 +87,41 @@ bool output_find(struct output *output, const char *name, struct fault *fault) {
         if (S_ISDIR(output->status.st_mode) || !realpath(name, resolved))
             return output_fault(fault, "write to", name);
         output->path = copy(resolved);
-    } else if (errno == ENOENT) {
-        output->path = copy(name);
-    } else {
-        return output_fault(fault, "write to", name);
+        return true;
     }
+    return errno == ENOENT ? find_place(output, fault) : output_fault(fault, "write to", name);
+}
+
+static const int FILE_FLAGS = O_RDWR | O_APPEND | O_CLOEXEC;
+
+bool output_look(struct output *output, struct fault *fault) {
+    if (output->is_stream) {
+        bool may = strcmp(output->name, "-") == 0 || access(output->path, W_OK) == 0;
+        return may || output_fault(fault, "write to", output->name);
+    }
+    output->fd = open(output->path, FILE_FLAGS);
+    if (output->fd < 0) return errno == ENOENT || output_fault(fault, "write to", output->name);
+    if (fstat(output->fd, &output->status) != 0)
+        return output_fault(fault, "write to", output->name);
+    output->n_bytes = output->status.st_size;
     return true;
+}
+
+static bool open_stream(struct output *output, struct fault *fault) {
+    bool is_stdout = strcmp(output->name, "-") == 0;
+    output->fd = is_stdout ? STDOUT_FILENO : open(output->path, O_WRONLY | O_CLOEXEC);
+    return output->fd >= 0 || output_fault(fault, "write to", output->name);
 }
 
 /* Made is what this call made, by O_EXCL: a file that came since output_find is somebody else's. */
 bool output_open(struct output *output, bool must_be_new, struct fault *fault) {
-    if (output->is_stream) {
-        bool is_stdout = strcmp(output->name, "-") == 0;
-        output->fd = is_stdout ? STDOUT_FILENO : open(output->path, O_WRONLY | O_CLOEXEC);
-        return output->fd >= 0 || output_fault(fault, "write to", output->name);
-    }
-    int flags = O_RDWR | O_APPEND | O_CLOEXEC;
-    if (!must_be_new) output->fd = open(output->path, flags);
-    if (must_be_new || (output->fd < 0 && errno == ENOENT)) {
-        output->fd = open(output->path, flags | O_CREAT | O_EXCL, 0666);
-        output->made = output->fd >= 0;
-    }
-    if (output->fd < 0 || fstat(output->fd, &output->status) != 0)
+    if (output->is_stream) return open_stream(output, fault);
+    if (!must_be_new && !output_look(output, fault)) return false;
+    if (output->fd >= 0) return true;
+    output->fd = open(output->path, FILE_FLAGS | O_CREAT | O_EXCL, 0666);
+    output->made = output->fd >= 0;
+    if (!output->made || fstat(output->fd, &output->status) != 0)
         return output_fault(fault, "write to", output->name);
-    output->n_bytes = output->status.st_size;
     return true;
 }
 
@@ -134,7 +176,7 @@ bool output_scan(struct output *output, output_visit *visit, void *context, stru
     struct scan scan = {0};
     struct fault world = {0};
     output->n_bytes = 0;
-    while (!fault->kind && scan_next(output, &scan, &world)) {
+    while (output->fd >= 0 && !fault->kind && scan_next(output, &scan, &world)) {
         if (!visit(context, &scan.line)) {
             if (!scan.bad_line) scan.bad_line = scan.line.number;
         } else if (scan.bad_line) {
@@ -238,14 +280,14 @@ bool output_sync(struct output *output, struct fault *fault) {
 }
 
 bool output_sync_folder(const char *path, struct fault *fault) {
-    char *folder = copy(path);
-    int fd = open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char folder[PATH_MAX];
+    split(path, folder);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     bool synced = fd >= 0 && fsync(fd) == 0;
     /* Some file systems cannot sync a folder; then there is nothing more to do. */
     if (!synced && fd >= 0 && (errno == EINVAL || errno == EBADF)) synced = true;
     if (!synced) output_fault(fault, "make durable the folder of", path);
     if (fd >= 0) close(fd);
-    free(folder);
     return synced;
 }
 

@@ -34,7 +34,7 @@ static bool check_other(const struct output *place, const char *option, const ch
 }
 
 static bool check_kind(const struct output *place, const char *option,
-                        const struct options *options, struct fault *fault) {
+                       const struct options *options, struct fault *fault) {
     char shown[512];
     log_escape(shown, sizeof shown, place->name, strlen(place->name));
     if (place->is_stream)
@@ -51,21 +51,11 @@ static bool check_kind(const struct output *place, const char *option,
                        is_status ? "timeline" : "status file", fault);
 }
 
-static bool check_folder(const char *path, const char *option, struct fault *fault) {
-    char folder[4096] = ".", shown[512];
-    const char *slash = strrchr(path, '/');
-    if (slash) snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
-    if (access(folder, W_OK | X_OK) == 0) return true;
-    int error = errno;
-    return fault_user(fault, "%s %s: cannot write there: %s", option,
-                      log_escape(shown, sizeof shown, path, strlen(path)), strerror(error));
-}
-
 bool replacement_find(struct replacement *replacement, const char *option, const char *name,
                       const struct options *options, struct fault *fault) {
     struct output place;
     bool good = output_find(&place, name, fault) && check_kind(&place, option, options, fault) &&
-                check_folder(place.path, option, fault);
+                output_check_folder(place.path, name, fault);
     if (good) {
         size_t size = strlen(place.path) + 32;
         *replacement = (struct replacement){

@@ -103,8 +103,8 @@ static bool check_rereadable(const struct options *options, struct fault *fault)
     return true;
 }
 
-/* All that can be told without the lock. */
-static bool look(struct results *results, struct fault *fault) {
+/* All that can be told without opening anything. */
+static bool check_files(struct results *results, struct fault *fault) {
     const struct options *options = results->options;
     return find_files(results, fault) &&
            line_reader_check(options->input, options->n_inputs, fault) &&
@@ -150,19 +150,23 @@ static bool empty(struct output *output, struct fault *fault) {
            output_fault(fault, "empty", output->name);
 }
 
-/* Continue what is there. */
-static bool resume(struct results *results, const char *model_fingerprint, struct fault *fault) {
+/* May a resume go on with what is there? It is learnt, and `*same` when it is of the same job. */
+static bool check_resume(struct results *results, const char *model_fingerprint, bool *same,
+                         struct fault *fault) {
     if (!learn(results, fault)) return false;
     /* By what lies there, not by what was understood: a file of somebody's notes is not fresh. */
     bool is_fresh = results->out.status.st_size == 0 &&
                     (!results->options->errors || results->err.status.st_size == 0);
     struct fault difference = {0};
-    bool same = job_file_check(&results->job, results->options, model_fingerprint, &difference);
-    if (!same && !is_fresh) {
-        *fault = difference;
-        return false;
-    }
-    return repair(results, &results->out, fault) &&
+    *same = job_file_check(&results->job, results->options, model_fingerprint, &difference);
+    if (!*same && !is_fresh) *fault = difference;
+    return *same || is_fresh;
+}
+
+static bool resume(struct results *results, const char *model_fingerprint, struct fault *fault) {
+    bool same;
+    return check_resume(results, model_fingerprint, &same, fault) &&
+           repair(results, &results->out, fault) &&
            (!results->options->errors || repair(results, &results->err, fault)) &&
            job_file_write(&results->job, results->options, model_fingerprint, same, fault);
 }
@@ -178,7 +182,7 @@ static bool start(struct results *results, const char *model_fingerprint, struct
 static bool lock(struct results *results, struct fault *fault) {
     return results->out.is_stream ||
            (job_file_open(&results->job, results->out.path, LOCK_WAIT_S, fault) &&
-            look(results, fault));
+            check_files(results, fault));
 }
 
 static bool open_files(struct results *results, const char *model_fingerprint,
@@ -199,9 +203,32 @@ bool results_open(struct results **results, const struct options *options,
                   const char model_fingerprint[33], struct fault *fault) {
     struct results *made = check_alloc(1, sizeof *made);
     made->options = options;
-    if (!look(made, fault) || !open_files(made, model_fingerprint, fault)) {
+    if (!check_files(made, fault) || !open_files(made, model_fingerprint, fault)) {
         output_discard(&made->out);
         output_discard(&made->err);
+        results_close(made);
+        return false;
+    }
+    *results = made;
+    return true;
+}
+
+static bool look_at_files(struct results *results, const char *model_fingerprint,
+                          struct fault *fault) {
+    const struct options *options = results->options;
+    bool same;
+    return check_files(results, fault) &&
+           (results->out.is_stream || job_file_look(&results->job, results->out.path, fault)) &&
+           output_look(&results->out, fault) &&
+           (!options->errors || output_look(&results->err, fault)) &&
+           (!options->resume || check_resume(results, model_fingerprint, &same, fault));
+}
+
+bool results_look(struct results **results, const struct options *options,
+                  const char model_fingerprint[33], struct fault *fault) {
+    struct results *made = check_alloc(1, sizeof *made);
+    made->options = options;
+    if (options->output && !look_at_files(made, model_fingerprint, fault)) {
         results_close(made);
         return false;
     }

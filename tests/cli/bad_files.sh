@@ -1,6 +1,7 @@
 #!/bin/bash
 # bad_files.sh - files that are missing, unreadable, of the wrong kind or the same: exit 2 (1 where
-# the world is at fault), one line that names the file, and nothing changed on disk.
+# the world is at fault), one line that names the file, and nothing changed on disk. What a run refuses
+# --dry-run refuses too.
 . "$(dirname "$0")/scene.sh"
 scene_open
 make_requests 3 8 >in.jsonl
@@ -12,10 +13,18 @@ untouched() {
     compgen -G "$1*" >/dev/null && fail "left behind by $2: $(ls -d "$1"*)"
 }
 
+# foretold TEXT COMMAND...: refused, by a dry run first, which may change as little.
+foretold() {
+    local text=$1
+    shift
+    expect 2 "$text" "$@" --dry-run
+    expect 2 "$text" "$@"
+}
+
 refused() { # TEXT ARGUMENT...: a fresh output is not begun
     local text=$1
     shift
-    expect 2 "$text" "$LAMINA" generate -o out.jsonl "$@"
+    foretold "$text" "$LAMINA" generate -o out.jsonl "$@"
     said_once lamina:
     untouched out.jsonl "$*"
 }
@@ -40,28 +49,29 @@ refused 'cannot read input nofile.txt: No such file' -m tiny.gguf -i in.jsonl no
 refused 'standard input (-) is given 2 times' -m tiny.gguf -i - -
 cp good.jsonl kept.jsonl
 cp good.jsonl.job.json kept.jsonl.job.json
-expect 2 'cannot read input nofile.jsonl' "${one[@]}" -i nofile.jsonl -o kept.jsonl --overwrite
+foretold 'cannot read input nofile.jsonl' "${one[@]}" -i nofile.jsonl -o kept.jsonl --overwrite
 check "answers outlive a mistyped input" cmp good.jsonl kept.jsonl
 check "and so does their record" cmp good.jsonl.job.json kept.jsonl.job.json
 
 # ---- the output
-expect 2 'nofolder/out.jsonl' "${one[@]}" -i in.jsonl -o nofolder/out.jsonl
-expect 2 'cannot write to folder: Is a directory' "${one[@]}" -i in.jsonl -o folder
+foretold 'nofolder/out.jsonl' "${one[@]}" -i in.jsonl -o nofolder/out.jsonl
+foretold 'cannot write to folder: Is a directory' "${one[@]}" -i in.jsonl -o folder
 expect 2 '/proc/out.jsonl' "${one[@]}" -i in.jsonl -o /proc/out.jsonl
-expect 2 'output in.jsonl is the same file as the input' "${one[@]}" -i in.jsonl -o in.jsonl --overwrite
+foretold 'output in.jsonl is the same file as the input' "${one[@]}" -i in.jsonl -o in.jsonl --overwrite
 ln -s in.jsonl link.jsonl
-expect 2 'output link.jsonl is the same file as the input' "${one[@]}" -i in.jsonl -o link.jsonl --resume
+foretold 'output link.jsonl is the same file as the input' "${one[@]}" -i in.jsonl -o link.jsonl --resume
 ln in.jsonl hard.jsonl
-expect 2 'output hard.jsonl is the same file as the input' "${one[@]}" -i in.jsonl -o hard.jsonl --overwrite
-expect 2 'output tiny.gguf is the same file as the model' "${one[@]}" -i in.jsonl -o tiny.gguf --overwrite
-expect 2 '--errors is the same file as the output' "${one[@]}" -i in.jsonl -o out.jsonl --errors out.jsonl
+foretold 'output hard.jsonl is the same file as the input' "${one[@]}" -i in.jsonl -o hard.jsonl --overwrite
+foretold 'output tiny.gguf is the same file as the model' "${one[@]}" -i in.jsonl -o tiny.gguf --overwrite
+foretold '--errors is the same file as the output' "${one[@]}" -i in.jsonl -o out.jsonl --errors out.jsonl
+foretold '--errors is the same file as the output' "${one[@]}" -i in.jsonl -o out.jsonl --errors ./out.jsonl --overwrite
 untouched out.jsonl 'errors as output'
-expect 2 'good.jsonl exists: --resume continues it, --overwrite replaces it' "${one[@]}" -i in.jsonl -o good.jsonl
+foretold 'good.jsonl exists: --resume continues it, --overwrite replaces it' "${one[@]}" -i in.jsonl -o good.jsonl
 ln -s nowhere dangling.jsonl
-expect 2 'dangling.jsonl' "${one[@]}" -i in.jsonl -o dangling.jsonl
+foretold 'dangling.jsonl' "${one[@]}" -i in.jsonl -o dangling.jsonl
 check "no file is made through a link" [ ! -e nowhere ]
 mkdir taken.jsonl.job.json
-expect 2 'cannot write taken.jsonl.job.json: Is a directory' "${one[@]}" -i in.jsonl -o taken.jsonl
+foretold 'taken.jsonl.job.json: Is a directory' "${one[@]}" -i in.jsonl -o taken.jsonl
 check "no output is begun without its record" [ ! -e taken.jsonl ]
 mkdir held.jsonl.job.json.tmp
 expect 2 'held.jsonl.job.json.tmp' "${one[@]}" -i in.jsonl -o held.jsonl
@@ -73,13 +83,13 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
     nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups env "TMPDIR=$PWD/nobody" "HOME=$PWD/nobody")
     mkdir nobody && chown 65534 nobody
     if "${nobody[@]}" test -x "$LAMINA" -a -r tiny.gguf; then
-        expect 2 'shut/out.jsonl' "${nobody[@]}" "${one[@]}" -i in.jsonl -o shut/out.jsonl
-        expect 2 'shut/old.jsonl' "${nobody[@]}" "${one[@]}" -i in.jsonl -o shut/old.jsonl --overwrite
+        foretold 'shut/out.jsonl' "${nobody[@]}" "${one[@]}" -i in.jsonl -o shut/out.jsonl
+        foretold 'shut/old.jsonl' "${nobody[@]}" "${one[@]}" -i in.jsonl -o shut/old.jsonl --overwrite
         check "what was there stays" cmp shut/old.jsonl good.jsonl
         chmod 600 tiny.gguf
-        expect 2 'tiny.gguf: cannot open: Permission denied' "${nobody[@]}" "${one[@]}" -i in.jsonl -o nobody/out.jsonl
+        foretold 'tiny.gguf: cannot open: Permission denied' "${nobody[@]}" "${one[@]}" -i in.jsonl -o nobody/out.jsonl
         chmod 644 tiny.gguf && chmod 600 in.jsonl
-        expect 2 'cannot read input in.jsonl: Permission denied' "${nobody[@]}" "${one[@]}" -i in.jsonl -o nobody/out.jsonl
+        foretold 'cannot read input in.jsonl: Permission denied' "${nobody[@]}" "${one[@]}" -i in.jsonl -o nobody/out.jsonl
     fi
 fi
 
@@ -96,6 +106,7 @@ done
 again() { # CODE TEXT OPTION...: resume a copy of the good output
     local code=$1 text=$2
     shift 2
+    [ "$code" -eq 2 ] && expect 2 "$text" "${one[@]}" -i in.jsonl -o r.jsonl --resume "$@" --dry-run
     expect "$code" "$text" "${one[@]}" -i in.jsonl -o r.jsonl --resume "$@"
 }
 restore() {
@@ -122,9 +133,9 @@ restore
 again 2 'option kv_type was "bf16" and is now "f32"' --kv-type f32
 again 2 'option seed was "0" and is now "7"' --seed 7
 cp in.jsonl other.jsonl
-expect 2 'input 1 was "in.jsonl" and is now "other.jsonl"' "${one[@]}" -i other.jsonl -o r.jsonl --resume
+foretold 'input 1 was "in.jsonl" and is now "other.jsonl"' "${one[@]}" -i other.jsonl -o r.jsonl --resume
 "$MAKE_GGUF" --seed 2 -o other.gguf
-expect 2 'cannot resume: model was' "$LAMINA" generate -m other.gguf -i in.jsonl -o r.jsonl --resume
+foretold 'cannot resume: model was' "$LAMINA" generate -m other.gguf -i in.jsonl -o r.jsonl --resume
 check "answers stay where a resume is refused" cmp good.jsonl r.jsonl
 { echo garbage && cat good.jsonl; } >r.jsonl
 again 2 'r.jsonl:1: not an answer of lamina, though answers follow'
