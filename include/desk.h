@@ -1,9 +1,9 @@
 /* desk.h - the leader's helper thread: all file and text work, so that decode never waits for it.
  *
  * The thread reads and tokenises requests ahead of decode into a bounded queue of generations,
- * follows the tokens of running ones (detokenising, stop strings), and writes finished requests. It
- * makes no MPI calls. Decode's side of every call here is a few atomics and never waits, but for
- * desk_open, desk_wait and desk_close. All of them are called by one thread.
+ * follows the tokens of running ones (detokenising, stop strings), and writes finished requests and
+ * the status file. It makes no MPI calls. Decode's side of every call here is a few atomics and
+ * never waits, but for desk_open, desk_wait and desk_close. All of them are called by one thread.
  *
  * What decode promises: it stores `finish` of a generation (release) as the last thing it ever does
  * with it, its token and score buffers included; the desk may free them at once.
@@ -25,6 +25,7 @@
 #include "generation.h"
 #include "requests.h"
 #include "results.h"
+#include "status_file.h"
 
 struct desk;
 
@@ -53,6 +54,10 @@ bool desk_exhausted(struct desk *desk);
 
 /* Tokens were appended to some generations, or some finished: let the thread look. Once a step. */
 void desk_poke(struct desk *desk);
+
+/* A text was given to `status`, which is borrowed until desk_close: let the thread write it. What
+ * it has not come to by desk_close it leaves. */
+void desk_renew(struct desk *desk, struct status_file *status);
 
 /* Nothing to decode: wait until desk_next may have something, desk_exhausted, desk_failed, or
  * `seconds` are over. */

@@ -45,7 +45,8 @@ bool report_open(struct report **report, const struct report_run *run, struct fa
 /* The loop begins: time counts from here. `desk` is borrowed until report_summary. */
 void report_begin(struct report *report, struct desk *desk);
 
-/* Once a step; prints when a line is due. Never allocates, never blocks on a file but --status. */
+/* Once a step; prints when a line is due, and has the desk write --status. Never allocates, never
+ * waits for a file. */
 void report_tick(struct report *report, const struct batch_counts *counts);
 
 /* How the loop went on this rank. */

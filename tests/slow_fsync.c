@@ -1,13 +1,13 @@
 /* slow_fsync.c - a disk that takes its time, for LD_PRELOAD, and a witness of who waits for it.
  *
- * SLOW_FSYNC_MS: every fsync and fdatasync takes that much longer. SLOW_FSYNC_NAME: the end of a
- * file's name; what is done to descriptors of such files is counted by thread, and written at the
- * end of the process to SLOW_FSYNC_REPORT, one line a pair of a call and a thread:
+ * SLOW_FSYNC_MS: every fsync, fdatasync and rename takes that much longer. SLOW_FSYNC_NAME: the end
+ * of a file's name; what is done to descriptors of such files is counted by thread, and written at
+ * the end of the process to SLOW_FSYNC_REPORT, one line a pair of a call and a thread:
  *
  *     CALL THREAD NUMBER        write main 0, fsync "lamina desk" 3, ...
  *
- * THREAD is main or the thread's name. CALL "late-fsync" is an fsync of any file behind the first
- * write to the named one: while a job runs, its main thread should have none.
+ * THREAD is main or the thread's name. CALL "late-fsync" and "late-rename" are those of any file
+ * behind the first write to the named one: while a job runs, its main thread should have none.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum call { CALL_WRITE, CALL_FSYNC, CALL_LATE_FSYNC, CALLS };
+enum call { CALL_WRITE, CALL_FSYNC, CALL_LATE_FSYNC, CALL_LATE_RENAME, CALLS };
 enum { MOST_THREADS = 16 };
 
 static struct {
@@ -67,16 +67,27 @@ static void count_write(int fd) {
     pthread_mutex_unlock(&seen.mutex);
 }
 
-static void count_sync(int fd) {
+static void take_time(void) {
     const char *ms = getenv("SLOW_FSYNC_MS");
+    long wait_ms = ms ? atol(ms) : 0;
+    struct timespec wait = {wait_ms / 1000, wait_ms % 1000 * 1000000};
+    if (wait_ms > 0) nanosleep(&wait, NULL);
+}
+
+static void count_sync(int fd) {
     bool named = is_named(fd);
     pthread_mutex_lock(&seen.mutex);
     if (named) count(CALL_FSYNC);
     if (seen.written) count(CALL_LATE_FSYNC);
     pthread_mutex_unlock(&seen.mutex);
-    long wait_ms = ms ? atol(ms) : 0;
-    struct timespec wait = {wait_ms / 1000, wait_ms % 1000 * 1000000};
-    if (wait_ms > 0) nanosleep(&wait, NULL);
+    take_time();
+}
+
+static void count_rename(void) {
+    pthread_mutex_lock(&seen.mutex);
+    if (seen.written) count(CALL_LATE_RENAME);
+    pthread_mutex_unlock(&seen.mutex);
+    take_time();
 }
 
 /* dlsym gives an object pointer; a union makes a function of it. */
@@ -99,6 +110,12 @@ int fdatasync(int fd) {
     return real.function(fd);
 }
 
+int rename(const char *old, const char *new) {
+    REAL(rename);
+    count_rename();
+    return real.function(old, new);
+}
+
 ssize_t write(int fd, const void *bytes, size_t n_bytes) {
     REAL(write);
     count_write(fd);
@@ -112,7 +129,7 @@ ssize_t pwrite(int fd, const void *bytes, size_t n_bytes, off_t offset) {
 }
 
 __attribute__((destructor)) static void report(void) {
-    static const char *const name[CALLS] = {"write", "fsync", "late-fsync"};
+    static const char *const name[CALLS] = {"write", "fsync", "late-fsync", "late-rename"};
     const char *path = getenv("SLOW_FSYNC_REPORT");
     FILE *file = path && seen.written ? fopen(path, "w") : NULL;
     for (int at = 0; file && at < seen.n_threads; at++) {

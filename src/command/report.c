@@ -1,11 +1,11 @@
 /* report.c - progress lines, the status file and the last word of a run. See report.h.
  *
  * Owns the pace: on a terminal one live line a second, elsewhere a line every 5 s for a minute and
- * every 60 s from then on, and the status file with it. The invariant: report_tick, called once a
- * step, reads a clock, adds a few numbers, and does more only when a line is due; it never
- * allocates. Numbers as text are left to progress.c, the table at the start to report_start.c, the
- * summary to report_summary.c. Rejected: a thread of its own, which would have to share the batch's
- * books with decode.
+ * every 60 s from then on, and the text of the status file with it, which the desk's thread writes.
+ * The invariant: report_tick, called once a step, reads a clock, adds a few numbers, and does more
+ * only when a line is due; it never allocates or opens a file. Numbers as text are left to
+ * progress.c, the table at the start to report_start.c, the summary to report_summary.c. Rejected:
+ * a thread of its own, which would have to share the batch's books with decode.
  */
 #include "report.h"
 
@@ -24,6 +24,7 @@
 #include "progress.h"
 #include "replacement.h"
 #include "report_parts.h"
+#include "status_file.h"
 
 static const double LIVE_S = 1, SOON_S = 5, LATER_S = 60;
 
@@ -35,10 +36,9 @@ struct report {
     double prefill_s, decode_s; /* the time of steps, shared out among their rows */
     struct rate rate;
     struct progress progress;
-    struct replacement status; /* zeroed without --status */
-    bool status_lost;
-    struct json_text names; /* of model and output, for the status file */
-    bool ended;             /* the summary is said */
+    struct status_file status; /* zeroed without --status */
+    struct json_text names;    /* of model and output, for the status file */
+    bool ended;                /* the summary is said */
 };
 
 /* ---- the status file --------------------------------------------------------------------------
@@ -57,30 +57,16 @@ static double wall_clock_s(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* False with errno. */
-static bool write_status(const struct report *report, const char *state, int code) {
-    char text[8192];
+/* To be written by whoever writes the file now. */
+static void give_status(struct report *report, const char *state, int code) {
     struct progress_frame frame = {.state = state,
                                    .code = code,
                                    .started_s = report->started_s,
                                    .updated_s = wall_clock_s(),
                                    .names = report->names.text};
-    size_t n_bytes = progress_json(text, sizeof text, &report->progress, &frame);
-    int fd = replacement_begin(&report->status);
-    if (fd < 0) return false;
-    errno = ENAMETOOLONG; /* of the names in it, when there is no text */
-    bool good = n_bytes > 0 && write(fd, text, n_bytes) == (ssize_t)n_bytes;
-    return replacement_end(&report->status, fd, good);
-}
-
-/* A status file that cannot be written any more is no reason to stop decoding. */
-static void renew_status(struct report *report, const char *state, int code) {
-    if (!report->status.path || report->status_lost) return;
-    report->status_lost = !write_status(report, state, code);
-    char word[1200];
-    if (report->status_lost)
-        log_warning("--status %s: %s; it will not be written again",
-                    report_word(word, sizeof word, report->run.options->status), strerror(errno));
+    status_file_give(&report->status,
+                     progress_json(status_file_text(&report->status), STATUS_FILE_MOST_BYTES,
+                                   &report->progress, &frame));
 }
 
 /* ---- opening ----------------------------------------------------------------------------------
@@ -108,11 +94,11 @@ bool report_open(struct report **opened, const struct report_run *run, struct fa
     put_member(&report->names, "output", options->output);
     *opened = report;
     if (!options->status) return true;
-    if (!replacement_find(&report->status, "--status", options->status, options, fault))
-        return false;
+    if (!status_file_open(&report->status, options, fault)) return false;
     char word[1200];
     report_word(word, sizeof word, options->status);
-    return write_status(report, "running", -1) ||
+    give_status(report, "running", -1);
+    return status_file_write(&report->status) ||
            fault_user(fault, "--status %s: %s", word, strerror(errno));
 }
 
@@ -169,7 +155,10 @@ void report_tick(struct report *report, const struct batch_counts *counts) {
     take_stock(report, now_ns);
     char line[512];
     log_live("%s", progress_line(line, line_bytes(sizeof line), &report->progress));
-    renew_status(report, "running", -1);
+    if (report->status.place.path) {
+        give_status(report, "running", -1);
+        desk_renew(report->desk, &report->status);
+    }
     int64_t interval_ns = (int64_t)(interval_s(report, report->progress.elapsed_s) * 1e9);
     report->due_ns += interval_ns;
     if (report->due_ns <= now_ns) report->due_ns = now_ns + interval_ns; /* a slow step */
@@ -292,9 +281,12 @@ static void say_next(const struct report *report, int code) {
 void report_close(struct report *report, int code) {
     if (!report) return;
     bool done = code == EXIT_DONE || code == EXIT_REQUESTS;
-    renew_status(report, done ? "done" : "stopped", code);
+    if (report->status.place.path) {
+        give_status(report, done ? "done" : "stopped", code);
+        status_file_renew(&report->status);
+    }
     if (report->ended) say_next(report, code);
-    replacement_close(&report->status);
+    status_file_close(&report->status);
     free(report->names.text);
     free(report);
 }

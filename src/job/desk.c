@@ -3,11 +3,11 @@
  * Owns all requests from their line to their answer. The invariant: a member is written by one side
  * only. Decode's thread takes from the queue and counts what it took; the desk's thread does all
  * else; the two meet in the atomics of struct desk and of the generations. The story is `work`:
- * look at what decode did and write what is finished, fill the queue, read one line, sync, rest.
- * Finished answers thus go out before another line is read. What a line means, what an answer says
- * and where it goes is left to requests, choice and results. Rejected: a thread for syncs of their
- * own (two writers of one file), and a condition variable for desk_poke (its mutex could make
- * decode wait).
+ * look at what decode did and write what is finished, fill the queue, read one line, sync, renew
+ * the status file, rest. Finished answers thus go out before another line is read. What a line
+ * means, what an answer says and where it goes is left to requests, choice and results. Rejected: a
+ * thread for syncs of their own (two writers of one file), and a condition variable for desk_poke
+ * (its mutex could make decode wait).
  */
 #include "desk.h"
 
@@ -71,7 +71,8 @@ struct desk {
     _Atomic bool all_read;
     _Atomic int64_t n_read, n_started_written, n_waiting;
     _Atomic int64_t n_answered, n_failed, n_kept, n_kept_failed, n_changed;
-    pthread_mutex_t news_mutex; /* for desk_wait only; decode takes it nowhere else */
+    struct status_file *_Atomic status; /* with a text to be written */
+    pthread_mutex_t news_mutex;         /* for desk_wait only; decode takes it nowhere else */
     pthread_cond_t news;
 };
 
@@ -346,6 +347,8 @@ static void *work(void *argument) {
         }
         bool due = desk->unsynced && clock_now_ns() - desk->unsynced_since_ns >= SYNC_EVERY_NS;
         if (due && !atomic_load(&desk->failed)) sync_results(desk);
+        struct status_file *status = atomic_exchange(&desk->status, NULL);
+        if (status) status_file_renew(status);
         if (!more) rest(desk);
     }
     look(desk);
@@ -431,6 +434,11 @@ bool desk_exhausted(struct desk *desk) {
 
 void desk_poke(struct desk *desk) {
     atomic_store(&desk->poked, true);
+    wake(desk);
+}
+
+void desk_renew(struct desk *desk, struct status_file *status) {
+    atomic_store(&desk->status, status);
     wake(desk);
 }
 

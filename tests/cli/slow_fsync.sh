@@ -1,6 +1,7 @@
 #!/bin/bash
-# slow_fsync.sh - decode never waits for the disk: with an output whose fsync takes 200 ms, all writes
-# and syncs of it are the helper thread's, and the main thread syncs nothing while the job runs.
+# slow_fsync.sh - decode never waits for the disk: where every fsync and rename takes 200 ms, all writes
+# and syncs of the output are the helper thread's, the status file is replaced by it too, and the main
+# thread syncs and renames nothing while the job runs.
 # (How much slower decode gets is a benchmark: jobs/bench-fsync.sh.)
 . "$(dirname "$0")/scene.sh"
 : "${SLOW_FSYNC:?the module to preload}"
@@ -13,7 +14,7 @@ mkfifo pipe
 slow() { # COMMAND...
     rm -f out.jsonl* report
     env LD_PRELOAD="$SLOW_FSYNC" SLOW_FSYNC_MS=200 SLOW_FSYNC_NAME=/out.jsonl SLOW_FSYNC_REPORT="$PWD/report" \
-        "$@" -i pipe -o out.jsonl --output-order input 2>stderr &
+        "$@" -i pipe -o out.jsonl --output-order input --status status.json --progress-interval 0.3 2>stderr &
     local job=$!
     exec 7>pipe
     head -n 20 in.jsonl >&7
@@ -30,6 +31,9 @@ slow() { # COMMAND...
     check "the main thread writes no answer" [ "$(number write main)" -eq 0 ]
     check "the main thread syncs no answer" [ "$(number fsync main)" -eq 0 ]
     check "nor anything else while the job runs" [ "$(number late-fsync main)" -eq 0 ]
+    check "the helper replaces the status file" [ "$(number late-rename 'lamina desk')" -ge 5 ]
+    check "the main thread does so when the job has ended" [ "$(number late-rename main)" -eq 1 ]
+    check "and then it says so" grep -q '"state":"done","exit_code":0,.*"completed":40,' status.json
     check "nobody else does" [ "$(grep -cvE ' (main|lamina desk) ' report)" -eq 0 ]
 }
 
