@@ -22,20 +22,11 @@
 
 #include "clock.h"
 #include "line_reader.h"
+#include "pending.h"
 #include "ready_queue.h"
 
 #define SYNC_EVERY_NS 5000000000
 enum { LONGEST_WINDOW = 16 }; /* times `ahead` */
-
-/* A request from its line to its answer; all that are unwritten stand in one list, in input order.
- */
-struct entry {
-    struct request request;
-    struct entry *before, *behind;
-    size_t n_begun; /* generations put in the queue */
-    size_t n_ended; /* generations decode has let go of */
-    bool interrupted, finished;
-};
 
 struct desk {
     /* constant */
@@ -48,11 +39,7 @@ struct desk {
 
     /* the thread's */
     struct line_reader *reader;
-    struct entry *first, *last; /* unwritten */
-    struct entry *unbegun;      /* the first with generations not in the queue */
-    size_t n_unbegun;           /* generations */
-    size_t n_open;              /* entries begun and unwritten */
-    size_t n_held;              /* entries finished and unwritten */
+    struct pending pending;     /* requests that are not written */
     size_t most_in_flight;      /* generations with decode at once, so far */
     struct generation **active; /* in the queue or with decode */
     size_t n_active, active_capacity;
@@ -91,23 +78,7 @@ static void tell_news(struct desk *desk) {
     pthread_mutex_unlock(&desk->news_mutex);
 }
 
-/* ---- the thread: its list of requests ---- */
-
-static void append_entry(struct desk *desk, struct entry *entry) {
-    entry->before = desk->last;
-    if (desk->last) desk->last->behind = entry;
-    if (!desk->first) desk->first = entry;
-    desk->last = entry;
-}
-
-static void release_entry(struct desk *desk, struct entry *entry) {
-    if (entry->before) entry->before->behind = entry->behind;
-    if (entry->behind) entry->behind->before = entry->before;
-    if (desk->first == entry) desk->first = entry->behind;
-    if (desk->last == entry) desk->last = entry->before;
-    request_close(&entry->request);
-    free(entry);
-}
+/* ---- the thread: writing ---- */
 
 static void fail(struct desk *desk) {
     atomic_store(&desk->failed, true);
@@ -123,39 +94,35 @@ static void publish_counts(struct desk *desk) {
     atomic_store(&desk->n_changed, counts.n_changed);
 }
 
-static void write_entry(struct desk *desk, struct entry *entry) {
+static void write_entry(struct desk *desk, struct pending_entry *entry) {
     if (!results_write(desk->results, &entry->request, desk->rules, &desk->fault)) {
         fail(desk);
         return;
     }
     if (!desk->unsynced) desk->unsynced_since_ns = clock_now_ns();
     desk->unsynced = true;
-    desk->n_held--;
-    if (entry->n_begun > 0) {
-        desk->n_open--;
-        atomic_fetch_add(&desk->n_started_written, 1);
-    }
-    release_entry(desk, entry);
+    if (entry->n_begun > 0) atomic_fetch_add(&desk->n_started_written, 1);
+    pending_release(&desk->pending, entry);
     publish_counts(desk);
 }
 
 /* An entry has its answer or refusal: write it now, or when its turn in the input has come. */
-static void finish_entry(struct desk *desk, struct entry *entry) {
-    entry->finished = true;
-    desk->n_held++;
+static void finish_entry(struct desk *desk, struct pending_entry *entry) {
+    struct pending *pending = &desk->pending;
+    pending_finish(pending, entry);
     if (!desk->input_order) {
         write_entry(desk, entry);
         return;
     }
-    while (desk->first && desk->first->finished && !atomic_load(&desk->failed))
-        write_entry(desk, desk->first);
+    while (pending->first && pending->first->finished && !atomic_load(&desk->failed))
+        write_entry(desk, pending->first);
 }
 
 /* ---- the thread: following decode ---- */
 
 /* True when decode has let go of the generation. */
 static bool follow(struct desk *desk, struct generation *generation) {
-    struct entry *entry = generation->owner;
+    struct pending_entry *entry = generation->owner;
     size_t index = (size_t)(generation - entry->request.generation);
     struct choice *choice = &entry->request.choice[index];
     if (!choice_follow(choice, &entry->request, generation, desk->rules->tokenizer)) return false;
@@ -169,7 +136,7 @@ static void look(struct desk *desk) {
     size_t place = 0;
     while (place < desk->n_active && !atomic_load(&desk->failed)) {
         struct generation *generation = desk->active[place];
-        struct entry *entry = generation->owner;
+        struct pending_entry *entry = generation->owner;
         if (!follow(desk, generation)) {
             place++;
             continue;
@@ -182,55 +149,24 @@ static void look(struct desk *desk) {
 
 /* ---- the thread: filling the queue ---- */
 
-static size_t n_unbegun_of(const struct entry *entry) {
-    return request_n_generations(&entry->request) - entry->n_begun;
-}
-
-static int64_t length_of(const struct entry *entry) {
-    const struct generation *generation = &entry->request.generation[entry->n_begun];
-    return (int64_t)generation->n_prompt + generation->max_new;
-}
-
-/* Answers in input order wait for the first one: how many requests may. */
+/* Answers in input order wait for the first one: how many requests may wait, and so may begin. */
 static size_t most_held(const struct desk *desk) {
+    if (!desk->input_order) return SIZE_MAX;
     return 2 * (desk->most_in_flight > desk->ahead ? desk->most_in_flight : desk->ahead);
-}
-
-/* What may wait is bounded by what may begin; the first may, for all wait for it. */
-static bool may_begin(const struct desk *desk, const struct entry *entry) {
-    return !desk->input_order || entry->n_begun > 0 || entry == desk->first ||
-           desk->n_open < most_held(desk);
-}
-
-/* The entry whose next generation is to be put in the queue, or NULL. */
-static struct entry *choose(const struct desk *desk) {
-    struct entry *best = desk->unbegun;
-    if (!desk->longest_first) return best && may_begin(desk, best) ? best : NULL;
-    best = NULL;
-    for (struct entry *entry = desk->unbegun; entry; entry = entry->behind) {
-        if (entry->finished || n_unbegun_of(entry) == 0 || !may_begin(desk, entry)) continue;
-        if (!best || length_of(entry) > length_of(best)) best = entry;
-    }
-    return best;
 }
 
 static bool wants_line(struct desk *desk) {
     if (atomic_load(&desk->all_read)) return false;
-    if (desk->n_held >= most_held(desk)) return false;
-    if (desk->longest_first) return desk->n_unbegun < LONGEST_WINDOW * desk->ahead;
-    return desk->n_unbegun == 0 && ready_queue_has_room(&desk->queue);
+    const struct pending *pending = &desk->pending;
+    if (pending->n_held >= most_held(desk)) return false;
+    if (desk->longest_first) return pending->n_unbegun < LONGEST_WINDOW * desk->ahead;
+    return pending->n_unbegun == 0 && ready_queue_has_room(&desk->queue);
 }
 
-static void begin_next(struct desk *desk, struct entry *entry) {
-    size_t index = entry->n_begun++;
-    size_t n_bytes = request_bytes(&entry->request, index);
-    struct generation *generation = request_begin(&entry->request, index);
-    generation->owner = entry;
+static void begin_next(struct desk *desk, struct pending_entry *entry) {
+    size_t n_bytes;
+    struct generation *generation = pending_begin(&desk->pending, entry, &n_bytes);
     generation->submitted_ns = clock_now_ns();
-    if (index == 0) desk->n_open++;
-    desk->n_unbegun--;
-    while (desk->unbegun && (desk->unbegun->finished || n_unbegun_of(desk->unbegun) == 0))
-        desk->unbegun = desk->unbegun->behind;
     if (desk->n_active == desk->active_capacity) {
         size_t capacity = 2 * desk->active_capacity + 64;
         struct generation **larger = check_alloc(capacity, sizeof *larger);
@@ -247,15 +183,17 @@ static void fill_queue(struct desk *desk) {
     size_t n_in_flight = desk->n_active - ready_queue_length(&desk->queue);
     if (n_in_flight > desk->most_in_flight) desk->most_in_flight = n_in_flight;
     bool news = false;
-    struct entry *entry;
+    struct pending_entry *entry;
     /* The longest of a window is known when the window is full, or nothing can be read now. */
     bool known = !desk->longest_first || desk->waiting_for_input || !wants_line(desk);
-    while (known && ready_queue_has_room(&desk->queue) && (entry = choose(desk))) {
+    while (known && ready_queue_has_room(&desk->queue) &&
+           (entry = pending_choose(&desk->pending, desk->longest_first, most_held(desk)))) {
         begin_next(desk, entry);
         news = true;
     }
-    atomic_store(&desk->n_waiting, (int64_t)desk->n_unbegun);
-    if (atomic_load(&desk->all_read) && desk->n_unbegun == 0 && !atomic_load(&desk->complete)) {
+    atomic_store(&desk->n_waiting, (int64_t)desk->pending.n_unbegun);
+    if (atomic_load(&desk->all_read) && desk->pending.n_unbegun == 0 &&
+        !atomic_load(&desk->complete)) {
         atomic_store(&desk->complete, true);
         news = true;
     }
@@ -265,7 +203,7 @@ static void fill_queue(struct desk *desk) {
 /* ---- the thread: reading ---- */
 
 static void admit(struct desk *desk, const struct input_line *line) {
-    struct entry *entry = check_alloc(1, sizeof *entry);
+    struct pending_entry *entry = check_alloc(1, sizeof *entry);
     request_read(&entry->request, desk->rules->options, line);
     bool answered = results_answered(desk->results, &entry->request, &desk->fault);
     if (answered || desk->fault.kind) {
@@ -276,13 +214,8 @@ static void admit(struct desk *desk, const struct input_line *line) {
         return;
     }
     request_prepare(&entry->request, desk->rules);
-    append_entry(desk, entry);
-    if (entry->request.refusal.refused) {
-        finish_entry(desk, entry);
-        return;
-    }
-    if (!desk->unbegun) desk->unbegun = entry;
-    desk->n_unbegun += request_n_generations(&entry->request);
+    pending_append(&desk->pending, entry);
+    if (entry->request.refusal.refused) finish_entry(desk, entry);
 }
 
 /* True when there may be more to do at once. */
@@ -368,8 +301,8 @@ static void open_news(struct desk *desk) {
 }
 
 static void release(struct desk *desk) {
-    while (desk->first)
-        release_entry(desk, desk->first);
+    while (desk->pending.first)
+        pending_release(&desk->pending, desk->pending.first);
     line_reader_close(desk->reader);
     pthread_cond_destroy(&desk->news);
     pthread_mutex_destroy(&desk->news_mutex);
@@ -421,7 +354,7 @@ struct generation *desk_next(struct desk *desk) {
     if (atomic_load(&desk->stopping)) return NULL;
     struct generation *generation = ready_queue_next(&desk->queue);
     if (!generation) return NULL;
-    const struct entry *entry = generation->owner;
+    const struct pending_entry *entry = generation->owner;
     if (generation == entry->request.generation) desk->n_started++;
     wake(desk);
     return generation;
