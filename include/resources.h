@@ -26,7 +26,9 @@ void resources_find(struct resources *resources, const struct options *options,
                     const struct environment *environment, const struct topology *topology);
 
 /* Bytes the smallest of cgroup v1/v2 limit, Slurm's limits and MemAvailable leaves on this host;
- * *from names it. `roots` stands in front of /proc and /sys (tests); "" is the host's. */
+ * *from names it. Pages of files that a cgroup has read and not looked at again are not in use:
+ * they go when room is needed. `root` stands in front of /proc and /sys (tests); "" is the host's.
+ */
 int64_t resources_host_memory(const struct environment *environment, const char *root,
                               const char **from);
 

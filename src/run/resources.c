@@ -13,27 +13,26 @@
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-/* The first number of a file under `root`, or -1: absent, unreadable, or "max". */
-static int64_t read_number(const char *root, const char *path) {
-    char full[4096], text[64];
+/* The number at the start of the first line of a file under `root`, or behind `key` at the start of
+ * a line. -1: no such file or line, or a word ("max"). */
+static int64_t read_number(const char *root, const char *path, const char *key) {
+    char full[8400], line[256];
     snprintf(full, sizeof full, "%s%s", root, path);
     FILE *file = fopen(full, "r");
-    if (!file) return -1;
-    bool got = fgets(text, sizeof text, file) != NULL;
-    fclose(file);
-    if (!got || text[0] < '0' || text[0] > '9') return -1;
-    return (int64_t)strtoull(text, NULL, 10);
+    size_t n = strlen(key);
+    int64_t number = -1;
+    while (file && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, n) != 0) continue;
+        const char *digits = line + n + strspn(line + n, " ");
+        if (*digits >= '0' && *digits <= '9') number = (int64_t)strtoull(digits, NULL, 10);
+        break;
+    }
+    if (file) fclose(file);
+    return number;
 }
 
 static int64_t read_available(const char *root) {
-    char full[4096], line[256];
-    snprintf(full, sizeof full, "%s/proc/meminfo", root);
-    FILE *file = fopen(full, "r");
-    long long kib = -1;
-    while (file && fgets(line, sizeof line, file)) {
-        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
-    }
-    if (file) fclose(file);
+    int64_t kib = read_number(root, "/proc/meminfo", "MemAvailable:");
     return kib < 0 ? -1 : kib * 1024;
 }
 
@@ -54,18 +53,42 @@ static bool read_cgroup(const char *root, const char *controller, char *path, si
     return found;
 }
 
-/* The least of limit - usage from a cgroup up to the root of its hierarchy; -1 when none is set. */
-static int64_t cgroup_left(const char *root, const char *base, char *path, const char *limit_name,
-                           const char *usage_name) {
+/* How a version of cgroups names things. */
+struct hierarchy {
+    const char *controller; /* in /proc/self/cgroup */
+    const char *base;       /* where it is mounted */
+    const char *limit, *usage, *inactive;
+    const char *shown; /* to people */
+};
+static const struct hierarchy hierarchies[] = {
+    {"", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file ", "cgroup memory.max"},
+    {"memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+     "total_inactive_file ", "cgroup memory.limit_in_bytes"},
+};
+
+static int64_t cgroup_number(const char *root, const struct hierarchy *names, const char *path,
+                             const char *file, const char *key) {
+    char name[8300];
+    snprintf(name, sizeof name, "%s%s/%s", names->base, path, file);
+    return read_number(root, name, key);
+}
+
+/* What a cgroup's processes use and cannot be made to give back: files they have read stay in
+ * memory and count as used until somebody needs the room. */
+static int64_t cgroup_held(const char *root, const struct hierarchy *names, const char *path) {
+    int64_t used = cgroup_number(root, names, path, names->usage, "");
+    int64_t idle = cgroup_number(root, names, path, "memory.stat", names->inactive);
+    if (idle < 0) idle = 0;
+    return used > idle ? used - idle : 0;
+}
+
+/* The least of limit - held from a cgroup up to the root of its hierarchy; -1 when none is set. */
+static int64_t cgroup_left(const char *root, const struct hierarchy *names, char *path) {
     int64_t least = -1;
     for (;;) {
-        char name[8300];
-        snprintf(name, sizeof name, "%s%s/%s", base, path, limit_name);
-        int64_t limit = read_number(root, name);
-        snprintf(name, sizeof name, "%s%s/%s", base, path, usage_name);
-        int64_t usage = read_number(root, name);
+        int64_t limit = cgroup_number(root, names, path, names->limit, "");
         if (limit >= 0 && limit < INT64_MAX / 2) {
-            int64_t left = limit - (usage > 0 ? usage : 0);
+            int64_t left = limit - cgroup_held(root, names, path);
             if (left < 0) left = 0;
             if (least < 0 || left < least) least = left;
         }
@@ -87,13 +110,11 @@ int64_t resources_host_memory(const struct environment *environment, const char 
     char path[4096];
     *from = "nothing: no limit could be read";
     take_least(read_available(root), "MemAvailable", &least, from);
-    if (read_cgroup(root, "", path, sizeof path))
-        take_least(cgroup_left(root, "/sys/fs/cgroup", path, "memory.max", "memory.current"),
-                   "cgroup memory.max", &least, from);
-    if (read_cgroup(root, "memory", path, sizeof path))
-        take_least(cgroup_left(root, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes",
-                               "memory.usage_in_bytes"),
-                   "cgroup memory.limit_in_bytes", &least, from);
+    for (size_t at = 0; at < sizeof hierarchies / sizeof *hierarchies; at++) {
+        if (read_cgroup(root, hierarchies[at].controller, path, sizeof path))
+            take_least(cgroup_left(root, &hierarchies[at], path), hierarchies[at].shown, &least,
+                       from);
+    }
     if (environment->slurm_mem_node_bytes > 0)
         take_least(environment->slurm_mem_node_bytes, "SLURM_MEM_PER_NODE", &least, from);
     return least < 0 ? (int64_t)1 << 30 : least;
