@@ -19,9 +19,9 @@ struct turn {
 };
 
 struct schedule {
-    int n_slots, n_gaps; /* slices of a step: n_gaps + 1 */
-    int phase, slot;     /* the next to look at */
-    bool closed;         /* the slot's step before has had its last slice in this phase */
+    int n_slots, n_gaps;   /* slices of a step: n_gaps + 1 */
+    int step, slice, slot; /* the next phase and slot to look at */
+    bool closed;           /* the slot's step before has had its last slice in this phase */
     int n_steps_done[SCHEDULE_MAX_SLOTS];
     int last_step[SCHEDULE_MAX_SLOTS]; /* -1: not known yet */
 };
@@ -29,7 +29,8 @@ struct schedule {
 /* `n_gaps` 0 is the colocated program: one slice a step, a phase a step. */
 void schedule_open(struct schedule *schedule, int n_slots, int n_gaps);
 
-/* The next turn; false when every slot has stopped. */
+/* The next turn; false when every slot has stopped. Ends the job when a step's number would not fit
+ * into an int, which is months of steps. */
 bool schedule_next(struct schedule *schedule, struct turn *turn);
 
 /* No step of `slot` follows `step`, which is the current one or later. */

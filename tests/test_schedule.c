@@ -9,6 +9,7 @@
  * served once, and the makespan bound. Replying at once on an unbuffered wire, the broken rule,
  * must deadlock.
  */
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -19,6 +20,8 @@
 
 #include <cmocka.h>
 
+#include "check.h"
+#include "child.h"
 #include "schedule.h"
 #include "turn_order.h"
 
@@ -268,6 +271,56 @@ static void slots_stop_on_their_own(void **state) {
     }
 }
 
+/* Two slots where `step` begins; with gaps the step before has its last slice still to come. */
+static void open_at(struct schedule *schedule, int n_gaps, int step) {
+    schedule_open(schedule, 2, n_gaps);
+    schedule->step = step;
+    for (int slot = 0; slot < 2; slot++)
+        schedule->n_steps_done[slot] = n_gaps ? step - 1 : step;
+}
+
+/* A phase is a number that no int holds long before a step is: the last steps there are. */
+static void phases_go_on_past_an_int(void **state) {
+    (void)state;
+    enum { FIRST = INT_MAX - 3, LAST = INT_MAX - 1 };
+    for (int n_gaps = 0; n_gaps <= 30; n_gaps += 30) {
+        struct schedule schedule;
+        struct turn turn;
+        int next_slice[2] = {0, 0}, next_step[2] = {FIRST, FIRST};
+        open_at(&schedule, n_gaps, FIRST);
+        for (int slot = 0; slot < 2; slot++)
+            schedule_stop(&schedule, slot, LAST);
+        while (schedule_next(&schedule, &turn)) {
+            if (turn.step == FIRST - 1) continue; /* its last slice */
+            assert_int_equal(turn.step, next_step[turn.slot]);
+            assert_int_equal(turn.slice, next_slice[turn.slot]);
+            next_slice[turn.slot] = turn.slice == n_gaps ? 0 : turn.slice + 1;
+            next_step[turn.slot] += turn.slice == n_gaps;
+        }
+        assert_int_equal(next_step[0], LAST + 1);
+        assert_int_equal(next_step[1], LAST + 1);
+    }
+}
+
+static void walk_past_the_last_step(const void *schedule) {
+    struct schedule walked = *(const struct schedule *)schedule;
+    struct turn turn;
+    while (schedule_next(&walked, &turn) && turn.step >= 0)
+        ;
+}
+
+static void steps_that_no_int_counts_end_the_run(void **state) {
+    (void)state;
+    for (int n_gaps = 0; n_gaps <= 3; n_gaps += 3) {
+        struct schedule schedule;
+        char text[256];
+        open_at(&schedule, n_gaps, INT_MAX - 1);
+        assert_int_equal(child_code(walk_past_the_last_step, &schedule, text, sizeof text),
+                         EXIT_WORLD);
+        assert_non_null(strstr(text, "after 2147483647 steps this run can count no further"));
+    }
+}
+
 /* With t_m = t_a two slots take at most 0.55 of one slot's time a token, in every order that claims
  * overlap; replying mirrored on synchronous ranks does not claim it, and does not have it. */
 static void two_slots_overlap(void **state) {
@@ -307,6 +360,8 @@ int main(void) {
         cmocka_unit_test(pairs_see_one_order),
         cmocka_unit_test(every_layer_is_served_once),
         cmocka_unit_test(slots_stop_on_their_own),
+        cmocka_unit_test(phases_go_on_past_an_int),
+        cmocka_unit_test(steps_that_no_int_counts_end_the_run),
         cmocka_unit_test(two_slots_overlap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@
  */
 #include "schedule.h"
 
+#include <limits.h>
+
 #include "check.h"
 
 void schedule_open(struct schedule *schedule, int n_slots, int n_gaps) {
@@ -26,11 +28,22 @@ static bool all_over(const struct schedule *schedule) {
     return true;
 }
 
-bool schedule_next(struct schedule *schedule, struct turn *turn) {
+/* A phase is kept as its step and slice: their product may be too large for an int. */
+static void go_on(struct schedule *schedule) {
     int n_phases = schedule->n_gaps ? schedule->n_gaps : 1; /* of a step */
+    schedule->closed = false;
+    schedule->slot = (schedule->slot + 1) % schedule->n_slots;
+    if (schedule->slot > 0) return;
+    schedule->slice = (schedule->slice + 1) % n_phases;
+    if (schedule->slice > 0) return;
+    if (schedule->step == INT_MAX)
+        check_fail("after %d steps this run can count no further: --resume goes on", INT_MAX);
+    schedule->step += 1;
+}
+
+bool schedule_next(struct schedule *schedule, struct turn *turn) {
     while (!all_over(schedule)) {
-        int slot = schedule->slot;
-        int step = schedule->phase / n_phases, slice = schedule->phase % n_phases;
+        int slot = schedule->slot, step = schedule->step, slice = schedule->slice;
         if (!schedule->closed) { /* a boundary phase ends a step before it begins the next */
             schedule->closed = true;
             if (schedule->n_gaps && slice == 0 && step > 0 && !is_over(schedule, slot)) {
@@ -39,9 +52,7 @@ bool schedule_next(struct schedule *schedule, struct turn *turn) {
                 return true;
             }
         }
-        schedule->closed = false;
-        schedule->slot = (slot + 1) % schedule->n_slots;
-        if (schedule->slot == 0) schedule->phase += 1;
+        go_on(schedule);
         if (is_over(schedule, slot)) continue;
         if (schedule->n_gaps == 0) schedule->n_steps_done[slot] += 1;
         *turn = (struct turn){slot, step, slice};
