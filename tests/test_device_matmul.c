@@ -189,6 +189,40 @@ static void narrow_weights(void **state) {
     subjects_close(&subjects);
 }
 
+/* More rows than an int holds when they are multiplied by their tiles. */
+static void more_rows_than_tiles_times_rows_fit_an_int(void **state) {
+    (void)state;
+    enum { MANY = 170000, OUT = 3, IN = 2 };
+    const struct device_limits many = {.n_slots = 1, .max_rows = MANY, .max_picked = 1};
+    const float w[OUT * IN] = {0.5f, -3, 1.75f, 0.1f, -0.3f, 2};
+    struct dice dice = {7};
+    float *input = roll_floats(&dice, (size_t)MANY * IN, -2, 2);
+    float *expected = take((size_t)MANY * OUT, sizeof *expected);
+    float *got = take((size_t)MANY * OUT, sizeof *got);
+    for (size_t row = 0; row < MANY; row++) {
+        for (size_t out = 0; out < OUT; out++)
+            expected[row * OUT + out] =
+                fmaf(input[row * IN + 1], w[out * IN + 1], input[row * IN] * w[out * IN]);
+    }
+    struct subjects subjects = subjects_open(&many);
+    for (int at = 0; at < subjects.n; at++) {
+        const struct subject *subject = &subjects.at[at];
+        struct weight *weight = load_floats(subject, OUT, IN, w);
+        struct value x = value_of(subject, MANY, IN, input);
+        struct value out = value_alloc(subject, MANY, OUT);
+        subject->ops->matmul(subject->device, MANY, out, x, weight, NULL);
+        value_read(subject, &out, MANY, got);
+        check_floats(subject, "170000 rows", expected, got, (size_t)MANY * OUT, 1e-5f);
+        value_release(subject, &x);
+        value_release(subject, &out);
+        subject->ops->unload(subject->device, weight);
+    }
+    subjects_close(&subjects);
+    free(input);
+    free(expected);
+    free(got);
+}
+
 /* Rows of a table as the model file defines them: bits, up to the largest scale a half can hold. */
 static void embed_gives_the_rows_of_the_table(void **state) {
     (void)state;
@@ -258,6 +292,7 @@ int main(void) {
         cmocka_unit_test(weights_of_every_height),
         cmocka_unit_test(tall_weights_are_shared_by_threads),
         cmocka_unit_test(narrow_weights),
+        cmocka_unit_test(more_rows_than_tiles_times_rows_fit_an_int),
         cmocka_unit_test(embed_gives_the_rows_of_the_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
