@@ -41,11 +41,11 @@ bool fault_world(struct fault *fault, const char *format, ...)
 /* Who this process is, for every later message. `role` is borrowed and must outlive the program. */
 void check_identity(int rank, const char *role);
 
-/* Where decode stands, for every later message; -1 leaves a part out. */
+/* Where decode stands, for every later message of the calling thread; -1: outside the loop. */
 void check_place(int slot, int slice);
 
-/* Print one line and end the whole job with exit code 1. Used by the macros below; call directly
- * for a failure of the world that has no call to name. */
+/* Print one line and end the whole job with exit code 1, from whatever thread. Used by the macros
+ * below; call directly for a failure of the world that has no call to name. */
 _Noreturn void check_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void check_fail_mpi(int error, const char *call);
 _Noreturn void check_fail_ours(const char *file, int line, const char *condition,

@@ -1,4 +1,10 @@
-/* Faults keep the first message, sizes multiply with care, foreign text is escaped. */
+/* Faults keep the first message, sizes multiply with care, foreign text is escaped, and a check
+ * that fails ends the job as its thread may.
+ *
+ * MPI's functions are replaced by ours, which say what was asked of them: MPI allows that, and a
+ * job that is aborted could not be observed. */
+#include <mpi.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +14,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "child.h"
 #include "log.h"
 
 static void first_fault_is_kept(void **state) {
@@ -36,11 +43,67 @@ static void foreign_text_is_escaped(void **state) {
     assert_string_equal(log_escape(out, 8, "abcdefghijkl", 12), "abcd...");
 }
 
+/* ---- failing ---- */
+
+enum { CODE_ABORTED = 77 };
+
+static pthread_t main_thread;
+
+int MPI_Initialized(int *flag) {
+    *flag = 1;
+    return MPI_SUCCESS;
+}
+
+int MPI_Finalized(int *flag) {
+    *flag = 0;
+    return MPI_SUCCESS;
+}
+
+int MPI_Is_thread_main(int *flag) {
+    *flag = pthread_equal(pthread_self(), main_thread);
+    return MPI_SUCCESS;
+}
+
+int MPI_Abort(MPI_Comm comm, int code) {
+    (void)comm, (void)code;
+    _exit(CODE_ABORTED);
+}
+
+static void *give_up(void *unused) {
+    (void)unused;
+    check_fail("the disk is gone");
+}
+
+static void fail_here(const void *unused) {
+    (void)unused;
+    check_place(1, 7);
+    give_up(NULL);
+}
+
+static void fail_in_another_thread(const void *unused) {
+    (void)unused;
+    pthread_t thread;
+    check_place(1, 7);
+    pthread_create(&thread, NULL, give_up, NULL);
+    pthread_join(thread, NULL);
+}
+
+static void only_the_main_thread_aborts_the_job(void **state) {
+    (void)state;
+    char text[256];
+    main_thread = pthread_self();
+    assert_int_equal(child_code(fail_here, NULL, text, sizeof text), CODE_ABORTED);
+    assert_string_equal(text, "lamina: the disk is gone (slot 1, slice 7)\n");
+    assert_int_equal(child_code(fail_in_another_thread, NULL, text, sizeof text), EXIT_WORLD);
+    assert_string_equal(text, "lamina: the disk is gone\n");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_fault_is_kept),
         cmocka_unit_test(products_are_checked),
         cmocka_unit_test(foreign_text_is_escaped),
+        cmocka_unit_test(only_the_main_thread_aborts_the_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,8 @@
 
 #include "log.h"
 
-static struct { int slot, slice; } place = {-1, -1};
+/* Of the thread that decodes; others stand nowhere. */
+static _Thread_local struct { int slot, slice; } place = {-1, -1};
 
 static _Thread_local bool alloc_forbidden;
 
@@ -57,8 +58,12 @@ static bool mpi_is_running(void) {
     return started && !finished;
 }
 
+/* Under MPI_THREAD_FUNNELED only the main thread may abort the job. When another fails the process
+ * ends without having left MPI, for which the launcher ends the others. */
 static _Noreturn void end_job(void) {
-    if (mpi_is_running()) MPI_Abort(MPI_COMM_WORLD, EXIT_WORLD);
+    int is_main = 0;
+    if (mpi_is_running()) MPI_Is_thread_main(&is_main); /* these three any thread may ask */
+    if (is_main) MPI_Abort(MPI_COMM_WORLD, EXIT_WORLD);
     _exit(EXIT_WORLD);
 }
 
