@@ -5,6 +5,10 @@
  * index % heads of the sequences of owner index / heads. Communicators carry MPI_ERRORS_RETURN. MPI
  * is called from here, wire/mpi.c, base/check.c and main only, so the communicator is kept as a
  * Fortran handle.
+ *
+ * Every wait has a deadline, but for those that MPI offers no way to put one to: MPI_Init,
+ * MPI_Finalize, and the splitting and freeing of communicators in topology_open and topology_close.
+ * All but MPI_Init come right behind a collective call that has one.
  */
 #ifndef LAMINA_TOPOLOGY_H
 #define LAMINA_TOPOLOGY_H
@@ -38,7 +42,7 @@ struct topology {
     int index;             /* among the attention ranks; -1 on a model rank */
     int owner, head_index; /* of an attention rank */
     char host[64];
-    int local_rank, n_local; /* among the ranks of this host */
+    int n_local;             /* ranks of this host */
     int64_t clock_offset_ns; /* leader's clock_now_ns minus ours */
     double deadline_s;
     int comm; /* MPI_Comm_c2f of the group's communicator */
@@ -72,6 +76,8 @@ void topology_barrier(const struct topology *topology, const char *what, double 
 /* True when no rank has a fault; else *fault is the lowest faulty rank's on every rank. */
 bool topology_agree(const struct topology *topology, struct fault *fault, const char *what,
                     double seconds);
+/* The same over MPI_COMM_WORLD, before there is a group. */
+bool topology_agree_world(struct fault *fault, const char *what, double seconds);
 /* The leader's bytes to all. */
 void topology_broadcast(const struct topology *topology, void *data, size_t n_bytes,
                         const char *what, double seconds);

@@ -24,6 +24,7 @@
 #include "log.h"
 #include "options.h"
 #include "slices.h"
+#include "topology.h"
 #include "version.h"
 
 /* Each returns an exit code (enum exit_code), the same on every rank. */
@@ -119,18 +120,13 @@ static void start_mpi(void) {
             "this MPI library does not allow threads beside MPI calls (MPI_THREAD_FUNNELED)");
 }
 
-/* Collective: the first rank with a fault says it, all learn its kind. */
-static enum fault_kind agree(const struct fault *fault) {
-    int rank, n_ranks;
+/* Collective: the fault of the first rank that has one is said once, and its kind known to all. */
+static enum fault_kind agree(struct fault *fault, double deadline_s) {
+    int rank;
     CHECK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
-    CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
-    int mine = fault->kind == FAULT_NONE ? n_ranks : rank, first = n_ranks;
-    CHECK_MPI(MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
-    if (first == n_ranks) return FAULT_NONE;
-    if (first == rank) log_error("%s", fault->text);
-    int kind = (int)fault->kind;
-    CHECK_MPI(MPI_Bcast(&kind, 1, MPI_INT, first, MPI_COMM_WORLD));
-    return (enum fault_kind)kind;
+    if (topology_agree_world(fault, "comparison of command lines", deadline_s)) return FAULT_NONE;
+    if (rank == 0) log_error("%s", fault->text);
+    return fault->kind;
 }
 
 /* ---- what is printed instead of running ---- */
@@ -198,7 +194,8 @@ int main(int argc, char **argv) {
     }
     if (over_ranks) {
         start_mpi();
-        enum fault_kind kind = agree(&fault);
+        if (fault.kind != FAULT_NONE) options_defaults(&options, command); /* their deadline */
+        enum fault_kind kind = agree(&fault, options.deadline_s);
         if (kind != FAULT_NONE) check_exit((int)kind);
     }
     catch_bus_errors();

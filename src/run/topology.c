@@ -118,6 +118,9 @@ int layout_attention_rank(const struct layout *layout, int owner, int head_index
 /* ---- waiting ----------------------------------------------------------------------------------
  */
 
+/* Of point-to-point messages on the group's communicator, which only this file uses. */
+enum { TAG_COLLECT, TAG_CLOCK };
+
 static MPI_Comm comm_of(const struct topology *topology) {
     return MPI_Comm_f2c(topology->comm);
 }
@@ -164,7 +167,6 @@ void topology_collect(const struct topology *topology, const void *mine, size_t 
 
 void topology_send_to_leader(const struct topology *topology, int from, void *data, size_t n_bytes,
                              const char *what, double seconds) {
-    enum { TAG_COLLECT = 1000 };
     size_t most = 1u << 30;
     if (topology->rank != from && !topology->leader) return;
     if (from == 0) return;
@@ -194,6 +196,10 @@ static bool agree(MPI_Comm comm, struct fault *fault, const char *what, double s
     CHECK_MPI(MPI_Ibcast(fault, (int)sizeof *fault, MPI_BYTE, first, comm, &request));
     wait_named(&request, what, seconds);
     return false;
+}
+
+bool topology_agree_world(struct fault *fault, const char *what, double seconds) {
+    return agree(MPI_COMM_WORLD, fault, what, seconds);
 }
 
 bool topology_agree(const struct topology *topology, struct fault *fault, const char *what,
@@ -256,8 +262,8 @@ static bool assign_roles(const struct claim *claim, int n_ranks, struct layout *
     return layout_ranks(layout, &counted, n_ranks, fault);
 }
 
-/* The leader's clock minus ours: of several round trips the shortest, halved. Half of it is also how
- * far off that can be; an offset that may be 0 is 0, as on the leader's own host. */
+/* The leader's clock minus ours: of several round trips the shortest, halved. Half of it is also
+ * how far off that can be; an offset that may be 0 is 0, as on the leader's own host. */
 static void measure_clock(struct topology *topology) {
     enum { ROUND_TRIPS = 8 };
     for (int peer = 1; peer < topology->n_ranks; peer++) {
@@ -268,7 +274,6 @@ static void measure_clock(struct topology *topology) {
                                     topology->deadline_s);
             if (!topology->leader && topology->rank != peer) continue;
             MPI_Request request;
-            enum { TAG_CLOCK = 1001 };
             if (topology->leader) {
                 leader_clock = clock_now_ns();
                 CHECK_MPI(MPI_Isend(&leader_clock, 1, MPI_INT64_T, peer, TAG_CLOCK,
@@ -294,7 +299,6 @@ static void count_local(struct topology *topology) {
     CHECK_MPI(MPI_Comm_split_type(comm_of(topology), MPI_COMM_TYPE_SHARED, topology->rank,
                                   MPI_INFO_NULL, &local));
     CHECK_MPI(MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN));
-    CHECK_MPI(MPI_Comm_rank(local, &topology->local_rank));
     CHECK_MPI(MPI_Comm_size(local, &topology->n_local));
     CHECK_MPI(MPI_Comm_free(&local));
 }
@@ -319,7 +323,7 @@ bool topology_open(struct topology *topology, const struct options *options, uin
     topology->role = role[world_rank];
     free(claim);
     free(role);
-    if (!agree(MPI_COMM_WORLD, fault, "agreement on roles", options->deadline_s) || !good)
+    if (!topology_agree_world(fault, "agreement on roles", options->deadline_s) || !good)
         return false;
     MPI_Comm group;
     int key = (topology->role == ROLE_MODEL ? 0 : n_ranks) + world_rank;
