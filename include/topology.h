@@ -72,7 +72,6 @@ void topology_close(struct topology *topology);
 
 /* Collective calls over the group; each ends the job when `what` has not happened within `seconds`.
  */
-void topology_barrier(const struct topology *topology, const char *what, double seconds);
 /* True when no rank has a fault; else *fault is the lowest faulty rank's on every rank. */
 bool topology_agree(const struct topology *topology, struct fault *fault, const char *what,
                     double seconds);

@@ -77,6 +77,8 @@ struct wire_ops {
     const char *name; /* "mpi" */
     bool total_order; /* needs one message order on all ranks; replies are mirrored */
     bool capturable;  /* may sit inside a CUDA graph */
+    /* Collective over the group, for a wire has channels of its own: ends the job when some rank
+     * has not come within the deadline. */
     bool (*open)(struct wire **wire, const struct wire_options *options, struct fault *fault);
     /* Send the value as sealed; waits for no receiver. Returns payload bytes. */
     size_t (*scatter)(struct wire *wire, struct address address, const struct value *value,
@@ -95,7 +97,7 @@ struct wire_ops {
 extern const struct wire_ops wire_mpi;
 
 /* Step headers: small host messages from the leader to every other rank, always over MPI whatever
- * carries the values. `most_bytes` bounds a header. */
+ * carries the values. `most_bytes` bounds a header. Opening is collective, as a wire's. */
 struct control;
 struct control *control_open(const struct wire_options *options, int n_ranks, size_t most_bytes);
 /* Leader: send `n_bytes` for `slot` to all other ranks; the bytes are copied. */

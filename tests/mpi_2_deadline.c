@@ -32,6 +32,17 @@ static void agree_world(double seconds) {
     topology_agree_world(&fault, "comparison of command lines", seconds);
 }
 
+static int comm; /* for what is opened: what was given up there meets nothing of the test's own */
+
+static void open_wire(double seconds) {
+    struct wire_options options = {
+        .comm = comm, .rank = rank, .n_slots = 1, .deadline_s = seconds, .device = &device_cpu};
+    struct fault fault = {0};
+    struct wire *wire;
+    wire_mpi.open(&wire, &options, &fault);
+    wire_mpi.close(wire);
+}
+
 /* Rank 0 gives up, with `wanted` as its words; then rank 1 comes, and finds what it waits for. */
 static void wait_in_vain(void (*wait)(double seconds), const char *wanted) {
     enum { CODE_GONE = 1, TAG = 1 };
@@ -71,8 +82,10 @@ static void agree_on_faults(void) {
 
 int main(int argc, char **argv) {
     rank = rig_begin(&argc, &argv);
+    comm = rig_comm(0, 2);
     agree_on_faults();
     wait_in_vain(agree_world,
                  "waited 1 s for the other ranks to reach: comparison of command lines");
+    wait_in_vain(open_wire, "waited 1 s for the other ranks to open a wire");
     return rig_end(n_bad == 0);
 }

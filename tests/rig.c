@@ -278,7 +278,6 @@ struct rig_counts rig_run(const struct rig_group *group, const struct rig_case *
                           struct rig_list *list) {
     struct run run = {.group = group, .what = what, .desk = {.list = list}};
     struct rig_counts counts = {.n_rows = {0}};
-    bool alone = group->topology.n_ranks == 1;
     if (list) renew(list);
     memset(rows_in_slot, 0, sizeof rows_in_slot);
     open_limits(&run);
@@ -289,8 +288,6 @@ struct rig_counts rig_run(const struct rig_group *group, const struct rig_case *
     if (group->topology.leader) counts.batch = batch_counts(run.batch);
     memcpy(counts.n_rows, rows_in_slot, sizeof rows_in_slot);
     close_run(&run);
-    /* the next run's messages must not meet a receive that this one left posted */
-    if (!alone) topology_barrier(&group->topology, "the end of a run", patience_s);
     return counts;
 }
 

@@ -94,8 +94,8 @@ struct rig_counts {
     int64_t n_rows[SCHEDULE_MAX_SLOTS]; /* computed in each slot */
 };
 
-/* Answer the list (the leader's; NULL elsewhere). Collective over the group, and ends with a
- * barrier. Generations are as new before, whatever they held. */
+/* Answer the list (the leader's; NULL elsewhere). Collective over the group. Generations are as new
+ * before, whatever they held. */
 struct rig_counts rig_run(const struct rig_group *group, const struct rig_case *what,
                           struct rig_list *list);
 

@@ -378,10 +378,10 @@ static bool open_run(struct run *run, struct fault *fault) {
     if (run->all_answered) return true;
     open_report(run, fault);
     if (!agree(run, fault, "opening of the status file")) return false;
+    open_wire(run, fault); /* all at once, not one by one when they have read their weights */
     int64_t now = clock_span(SPAN_START, 0, -1, 0, run->begin_ns);
     prepare_device(run);
     now = clock_span(SPAN_LOAD, 0, -1, (int64_t)run->weights.file_bytes, now);
-    open_wire(run, fault);
     if (!agree(run, fault, "loading of weights")) return false;
     open_desk(run, fault); /* last of what may fail: its thread is the loop's to end */
     if (!agree(run, fault, "opening of the input")) return false;

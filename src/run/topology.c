@@ -142,12 +142,6 @@ static void wait_named(MPI_Request *request, const char *what, double seconds) {
     }
 }
 
-void topology_barrier(const struct topology *topology, const char *what, double seconds) {
-    MPI_Request request;
-    CHECK_MPI(MPI_Ibarrier(comm_of(topology), &request));
-    wait_named(&request, what, seconds);
-}
-
 void topology_broadcast(const struct topology *topology, void *data, size_t n_bytes,
                         const char *what, double seconds) {
     MPI_Request request;

@@ -5,8 +5,9 @@
  * their own: the reply from the same peer proves the buffer free, so no send is ever waited for in
  * the loop. A small header in front of the payload says what the message is, and is compared: MPI's
  * tags pair, the list of turns orders, the header proves. MPI moves nothing while a rank computes,
- * so progress() is called from inside long operators. MPI_THREAD_FUNNELED: only the thread that
- * opened the wire calls in here.
+ * so progress() is called from inside long operators. Every wire has a communicator of its own, so
+ * that its tags are nobody else's. MPI_THREAD_FUNNELED: only the thread that opened the wire calls
+ * in here.
  */
 #include <mpi.h>
 #include <sched.h>
@@ -17,6 +18,8 @@
 
 #include "clock.h"
 #include "wire.h"
+
+enum { MAX_LANES = 16, PROGRESS_INTERVAL_NS = 10000 };
 
 /* In front of every payload. 64 bytes, so that the payload stays aligned as the buffer is. */
 struct envelope {
@@ -37,17 +40,17 @@ struct port {
 };
 
 struct wire {
-    MPI_Comm comm;
+    MPI_Comm comm; /* this wire's own: nobody else's tags are on it */
     struct wire_options options;
     int n_receives, n_sends;
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
     MPI_Request *receive_request, *send_request;
-    int *index; /* of completed receives, for MPI_Testsome */
+    int n_ranks;
+    int *incoming_at, *outgoing_at; /* (MESSAGES, MAX_LANES, n_ranks) a slot's port, or -1 */
+    int *index;                     /* of completed receives, for MPI_Testsome */
     MPI_Status *status;
     int64_t last_progress_ns;
 };
-
-enum { MAX_LANES = 16, PROGRESS_INTERVAL_NS = 10000 };
 
 const char *message_name(enum message message) {
     static const char *const name[MESSAGES] = {
@@ -71,43 +74,109 @@ static void post_receive(struct wire *wire, int at) {
                         &wire->receive_request[at]));
 }
 
+/* Between two tests of a wait: spin a little, then let other ranks on this core run, then sleep.
+ * False when the deadline is over. */
+static bool pause_wait(struct deadline deadline, int round) {
+    if (round % 64 == 63 && clock_expired(deadline)) return false;
+    if (round < 20000) {
+        if (round > 20) sched_yield();
+    } else {
+        nanosleep(&(struct timespec){0, 100000}, NULL);
+    }
+    return true;
+}
+
+/* A duplicate of the group's communicator, once all its ranks want one. */
+static void open_comm(struct wire *wire) {
+    MPI_Request request;
+    struct deadline deadline = clock_deadline(wire->options.deadline_s);
+    CHECK_MPI(MPI_Comm_idup(MPI_Comm_f2c(wire->options.comm), &wire->comm, &request));
+    for (int round = 0, done = 0;; round++) {
+        CHECK_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+        if (done) break;
+        if (!pause_wait(deadline, round))
+            check_fail("waited %g s for the other ranks to open a wire: are they alive? "
+                       "(--deadline)",
+                       wire->options.deadline_s);
+    }
+    CHECK_MPI(MPI_Comm_set_errhandler(wire->comm, MPI_ERRORS_RETURN));
+    CHECK_MPI(MPI_Comm_size(wire->comm, &wire->n_ranks));
+}
+
 static void open_port(struct port *port, enum message message, int slot, int lane, int peer,
                       size_t most_bytes) {
-    REQUIRE(lane < MAX_LANES, "%d attention nodes in one gap", lane + 1);
     REQUIRE(most_bytes < INT32_MAX - sizeof(struct envelope), "a message of %zu bytes", most_bytes);
     *port = (struct port){
         .most_bytes = most_bytes, .message = message, .slot = slot, .lane = lane, .peer = peer};
     port->envelope = check_alloc(1, sizeof *port->envelope + most_bytes);
 }
 
-static bool mpi_open(struct wire **opened, const struct wire_options *options,
-                     struct fault *fault) {
-    (void)fault;
-    struct wire *wire = check_alloc(1, sizeof *wire);
-    wire->comm = MPI_Comm_f2c(options->comm);
-    wire->options = *options;
+/* Where a message's place in a table of ports is. */
+static int *place_of(const struct wire *wire, int *table, enum message message, int lane,
+                     int peer) {
+    REQUIRE(lane < MAX_LANES && peer < wire->n_ranks, "lane %d, rank %d", lane, peer);
+    return &table[((int)message * MAX_LANES + lane) * wire->n_ranks + peer];
+}
+
+static int *open_table(const struct wire *wire) {
+    size_t n = (size_t)MESSAGES * MAX_LANES * (size_t)wire->n_ranks;
+    int *table = check_alloc(n, sizeof *table);
+    for (size_t place = 0; place < n; place++)
+        table[place] = -1;
+    return table;
+}
+
+static int find_port(const struct wire *wire, int *table, int n_in_slot, struct address address,
+                     int peer) {
+    int at = *place_of(wire, table, address.message, address.lane, peer);
+    REQUIRE(at >= 0, "no port for %s with rank %d", message_name(address.message), peer);
+    return address.slot * n_in_slot + at;
+}
+
+static void open_receives(struct wire *wire) {
+    const struct wire_options *options = &wire->options;
     wire->n_receives = options->n_slots * options->n_incoming;
-    wire->n_sends = options->n_slots * options->n_outgoing;
     wire->receive = check_alloc((size_t)wire->n_receives, sizeof *wire->receive);
-    wire->send = check_alloc((size_t)wire->n_sends, sizeof *wire->send);
     wire->receive_request = check_alloc((size_t)wire->n_receives, sizeof(MPI_Request));
-    wire->send_request = check_alloc((size_t)wire->n_sends, sizeof(MPI_Request));
     wire->index = check_alloc((size_t)wire->n_receives, sizeof *wire->index);
     wire->status = check_alloc((size_t)wire->n_receives, sizeof *wire->status);
-    for (int slot = 0; slot < options->n_slots; slot++) {
-        for (int at = 0; at < options->n_incoming; at++) {
-            const struct incoming *in = &options->incoming[at];
+    wire->incoming_at = open_table(wire);
+    for (int at = 0; at < options->n_incoming; at++) {
+        const struct incoming *in = &options->incoming[at];
+        *place_of(wire, wire->incoming_at, in->message, in->lane, in->peer) = at;
+        for (int slot = 0; slot < options->n_slots; slot++) {
             int port = slot * options->n_incoming + at;
             open_port(&wire->receive[port], in->message, slot, in->lane, in->peer, in->most_bytes);
             post_receive(wire, port);
         }
-        for (int at = 0; at < options->n_outgoing; at++) {
-            const struct outgoing *out = &options->outgoing[at];
+    }
+}
+
+static void open_sends(struct wire *wire) {
+    const struct wire_options *options = &wire->options;
+    wire->n_sends = options->n_slots * options->n_outgoing;
+    wire->send = check_alloc((size_t)wire->n_sends, sizeof *wire->send);
+    wire->send_request = check_alloc((size_t)wire->n_sends, sizeof(MPI_Request));
+    wire->outgoing_at = open_table(wire);
+    for (int at = 0; at < options->n_outgoing; at++) {
+        const struct outgoing *out = &options->outgoing[at];
+        *place_of(wire, wire->outgoing_at, out->message, out->lane, out->peer) = at;
+        for (int slot = 0; slot < options->n_slots; slot++) {
             int port = slot * options->n_outgoing + at;
             open_port(&wire->send[port], out->message, slot, out->lane, out->peer, out->most_bytes);
             wire->send_request[port] = MPI_REQUEST_NULL;
         }
     }
+}
+
+static bool mpi_open(struct wire **opened, const struct wire_options *options,
+                     struct fault *fault) {
+    (void)fault;
+    struct wire *wire = check_alloc(1, sizeof *wire);
+    wire->options = *options;
+    open_comm(wire);
+    open_receives(wire);
+    open_sends(wire);
     wire->options.incoming = NULL;
     wire->options.outgoing = NULL;
     *opened = wire;
@@ -150,26 +219,16 @@ static void mpi_progress(void *argument) {
     drive(wire);
 }
 
-/* Between two tests of a wait: spin a little, then let other ranks on this core run, then sleep. */
-static void pause_wait(int round) {
-    if (round < 20000) {
-        if (round > 20) sched_yield();
-    } else {
-        nanosleep(&(struct timespec){0, 100000}, NULL);
-    }
-}
-
 static void wait_arrival(struct wire *wire, struct port *port, struct address address) {
     struct deadline deadline = clock_deadline(wire->options.deadline_s);
     for (int round = 0; !port->arrived; round++) {
         drive(wire);
         if (port->arrived) return;
-        if (round % 64 == 63 && clock_expired(deadline))
+        if (!pause_wait(deadline, round))
             check_fail("waited %g s for %s of layer %d, slot %d from rank %d: is that rank alive? "
                        "(--deadline)",
                        wire->options.deadline_s, message_name(address.message), address.layer,
                        address.slot, port->peer);
-        pause_wait(round);
     }
 }
 
@@ -185,28 +244,17 @@ static void wait_sent(struct wire *wire, int at) {
             port->active = false;
             return;
         }
-        if (round % 64 == 63 && clock_expired(deadline))
+        drive(wire);
+        if (!pause_wait(deadline, round))
             check_fail("waited %g s for rank %d to take %s of slot %d: is that rank alive? "
                        "(--deadline)",
                        wire->options.deadline_s, port->peer, message_name(port->message),
                        port->slot);
-        drive(wire);
-        pause_wait(round);
     }
 }
 
 /* ---- scatter and gather -----------------------------------------------------------------------
  */
-
-static int find_port(const struct port *port, int n_ports, struct address address, int peer) {
-    for (int at = 0; at < n_ports; at++) {
-        if (port[at].slot == address.slot && port[at].message == address.message &&
-            port[at].lane == address.lane && port[at].peer == peer)
-            return at;
-    }
-    REQUIRE(false, "no port for %s with rank %d", message_name(address.message), peer);
-    return -1;
-}
 
 /* Rows of a block between a value and the contiguous payload. */
 static void copy_block(const struct wire *wire, const struct value *value,
@@ -260,7 +308,8 @@ static size_t mpi_scatter(struct wire *wire, struct address address, const struc
     size_t total = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
-        int which = find_port(wire->send, wire->n_sends, address, block->peer);
+        int which =
+            find_port(wire, wire->outgoing_at, wire->options.n_outgoing, address, block->peer);
         size_t n_bytes = block_bytes(value, block);
         copy_block(wire, value, block, begin_send(wire, which, n_bytes), true);
         end_send(wire, which, address.layer, n_bytes);
@@ -274,7 +323,8 @@ static size_t mpi_gather(struct wire *wire, struct address address, const struct
     size_t total = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
-        int which = find_port(wire->receive, wire->n_receives, address, block->peer);
+        int which =
+            find_port(wire, wire->incoming_at, wire->options.n_incoming, address, block->peer);
         struct port *port = &wire->receive[which];
         wait_arrival(wire, port, address);
         size_t n_bytes = block_bytes(value, block);
@@ -312,8 +362,11 @@ static void mpi_close(struct wire *wire) {
     free(wire->send);
     free(wire->receive_request);
     free(wire->send_request);
+    free(wire->incoming_at);
+    free(wire->outgoing_at);
     free(wire->index);
     free(wire->status);
+    CHECK_MPI(MPI_Comm_free(&wire->comm));
     free(wire);
 }
 
