@@ -58,10 +58,12 @@ struct header {
 };
 void header_open(struct header *header, const struct batch_limits *limits);
 void header_close(struct header *header);
+/* REQUIREs that a header is within the limits: what it counts, its chunks and its picks. */
+void header_check(const struct header *header, const struct batch_limits *limits);
 /* Bytes on the wire, and the most a header can have. */
 size_t header_most_bytes(const struct batch_limits *limits);
 size_t header_write(const struct header *header, void *bytes);
-/* REQUIREs that the bytes are a header within the limits. */
+/* REQUIREs that the bytes are a header that header_check takes. */
 void header_read(struct header *header, const struct batch_limits *limits, const void *bytes,
                  size_t n_bytes);
 

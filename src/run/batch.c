@@ -114,8 +114,6 @@ static void make_rows(struct batch *batch, struct slot *slot, const struct heade
     batch->first_row[0] = 0;
     for (int at = 0; at < header->n_chunks; at++) {
         const struct header_chunk *chunk = &header->chunk[at];
-        REQUIRE(chunk->owner >= owner && chunk->owner < batch->options.limits.n_owners,
-                "chunks out of order");
         while (owner < chunk->owner)
             batch->first_row[++owner] = header_row;
         header_row += chunk->n_rows;
@@ -186,6 +184,7 @@ struct slot *batch_begin(struct batch *batch, int at) {
     const struct header *header = &batch->header;
     if (batch->leader) {
         header = leader_header(batch->leader, at);
+        header_check(header, &batch->options.limits);
     } else {
         size_t n_bytes = control_take(batch->options.control, at, batch->bytes);
         header_read(&batch->header, &batch->options.limits, batch->bytes, n_bytes);

@@ -54,6 +54,53 @@ static const unsigned char *get(const unsigned char *from, void *to, size_t n_by
     return from + n_bytes;
 }
 
+/* No more of anything than there is room for. */
+static void check_counts(const struct header *header, const struct batch_limits *limits) {
+    REQUIRE(header->n_released >= 0 && header->n_released <= max_sequences(limits) &&
+                header->n_chunks >= 0 && header->n_chunks <= limits->max_batch &&
+                header->n_rows >= 0 && header->n_rows <= limits->max_rows &&
+                header->n_picked >= 0 && header->n_picked <= limits->max_picked,
+            "a header past the limits");
+}
+
+/* Chunks lie in sequences that there can be, in order of owner, within the context, and have all
+ * the header's rows. */
+static void check_chunks(const struct header *header, const struct batch_limits *limits) {
+    int64_t n_rows = 0;
+    for (int at = 0, owner = 0; at < header->n_chunks; at++) {
+        const struct header_chunk *chunk = &header->chunk[at];
+        REQUIRE(chunk->sequence >= 0 && chunk->sequence < max_sequences(limits),
+                "a chunk of sequence %d", chunk->sequence);
+        REQUIRE(chunk->owner >= owner && chunk->owner < limits->n_owners,
+                "a chunk of owner %d behind one of %d", chunk->owner, owner);
+        REQUIRE(chunk->n_rows > 0 && chunk->n_rows <= limits->context &&
+                    chunk->first_position >= 0 &&
+                    chunk->first_position <= limits->context - chunk->n_rows,
+                "a chunk of %d rows from position %d", chunk->n_rows, chunk->first_position);
+        owner = chunk->owner;
+        n_rows += chunk->n_rows;
+    }
+    REQUIRE(n_rows == header->n_rows, "%lld rows in chunks of a header with %d", (long long)n_rows,
+            header->n_rows);
+}
+
+void header_check(const struct header *header, const struct batch_limits *limits) {
+    check_counts(header, limits);
+    REQUIRE(!header->last || header->n_rows == 0, "%d rows in the last header", header->n_rows);
+    for (int at = 0; at < header->n_released; at++)
+        REQUIRE(header->released[at] >= 0 && header->released[at] < max_sequences(limits),
+                "pages given back by sequence %d", header->released[at]);
+    check_chunks(header, limits);
+    for (int row = 0; row < header->n_rows; row++)
+        REQUIRE(header->id[row] >= -limits->max_picked, "row %d is of pick %d", row,
+                -1 - header->id[row]);
+    for (int at = 0, next = 0; at < header->n_picked; at++) {
+        REQUIRE(header->pick[at].row >= next && header->pick[at].row < header->n_rows,
+                "pick %d of row %d", at, header->pick[at].row);
+        next = header->pick[at].row + 1;
+    }
+}
+
 void header_read(struct header *header, const struct batch_limits *limits, const void *bytes,
                  size_t n_bytes) {
     int32_t word[HEADER_WORDS];
@@ -65,10 +112,7 @@ void header_read(struct header *header, const struct batch_limits *limits, const
     header->n_chunks = word[3];
     header->n_rows = word[4];
     header->n_picked = word[5];
-    REQUIRE(word[2] >= 0 && word[2] <= max_sequences(limits) && word[3] >= 0 &&
-                word[3] <= limits->max_batch && word[4] >= 0 && word[4] <= limits->max_rows &&
-                word[5] >= 0 && word[5] <= limits->max_picked,
-            "a header past the limits");
+    check_counts(header, limits);
     size_t expected = sizeof word + ((size_t)word[2] + 4 * (size_t)word[3] + (size_t)word[4] +
                                      2 * (size_t)word[5]) *
                                         sizeof(int32_t);
@@ -77,4 +121,5 @@ void header_read(struct header *header, const struct batch_limits *limits, const
     at = get(at, header->chunk, (size_t)header->n_chunks * sizeof *header->chunk);
     at = get(at, header->id, (size_t)header->n_rows * sizeof *header->id);
     get(at, header->pick, (size_t)header->n_picked * sizeof *header->pick);
+    header_check(header, limits);
 }
