@@ -9,6 +9,12 @@
 
 #include <stdint.h>
 
+#include "device.h"
+#include "options.h"
+
+/* How a number of K or V is kept, on the wire and in the cache. */
+enum element kv_element(enum kv_type type);
+
 struct kv {
     int n_pages, n_free;
     int32_t *free_page;           /* (n_pages) a stack */

@@ -56,15 +56,6 @@ static void attend_here(struct decode *d, const struct slot *slot, int at) {
                           memory_value(o, arena, at));
 }
 
-/* Which of the gap's attention nodes `node` is. */
-static int lane_index(const struct slice *slice, int node) {
-    for (int lane = 0; lane < slice->n_attention; lane++) {
-        if (slice->attention[lane] == node) return lane;
-    }
-    REQUIRE(false, "node %d is not in this gap", node);
-    return -1;
-}
-
 static void run_slice(struct decode *d, struct slot *slot, const struct turn *turn) {
     const struct decode_options *o = &d->options;
     const struct slice *slice = &o->program->slice[turn->slice];
@@ -86,14 +77,14 @@ static void run_slice(struct decode *d, struct slot *slot, const struct turn *tu
             break;
         case STEP_GATHER_OUT:
             address.message = MESSAGE_OUT;
-            address.lane = lane_index(before, step->node);
+            address.lane = memory_lane_of(before, step->node);
             value = memory_value(o, arena, step->node);
             n_bytes = o->wire_ops->gather(o->wire, address, &value, &slot->out);
             now = clock_span(SPAN_GATHER_OUT, 0, -1, (int64_t)n_bytes, now);
             break;
         case STEP_SCATTER_Q:
             address.message = MESSAGE_Q;
-            address.lane = lane_index(slice, step->node);
+            address.lane = memory_lane_of(slice, step->node);
             value = memory_value(o, arena, node->input[0]);
             o->device_ops->seal(o->device, &value);
             n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->q);
@@ -101,7 +92,7 @@ static void run_slice(struct decode *d, struct slot *slot, const struct turn *tu
             break;
         case STEP_SCATTER_KV:
             address.message = MESSAGE_KV;
-            address.lane = lane_index(slice, step->node);
+            address.lane = memory_lane_of(slice, step->node);
             value = memory_lane(&d->memory, turn->slot, address.lane)->kv;
             pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
             o->device_ops->seal(o->device, &value);

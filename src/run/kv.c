@@ -5,7 +5,10 @@
 #include <string.h>
 
 #include "check.h"
-#include "device.h"
+
+enum element kv_element(enum kv_type type) {
+    return type == KV_F32 ? ELEMENT_F32 : type == KV_F16 ? ELEMENT_F16 : ELEMENT_BF16;
+}
 
 int kv_pages_for(int n_tokens) {
     return (n_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;

@@ -6,10 +6,6 @@
 
 #include "check.h"
 
-static enum element kv_element(enum kv_type type) {
-    return type == KV_F32 ? ELEMENT_F32 : type == KV_F16 ? ELEMENT_F16 : ELEMENT_BF16;
-}
-
 struct value memory_value(const struct decode_options *options, const struct arena *arena,
                           int node) {
     const struct program *program = options->program;
@@ -29,7 +25,7 @@ struct value memory_value(const struct decode_options *options, const struct are
 /* ---- the service: what attention ranks know of the program ------------------------------------
  */
 
-static int lane_of(const struct slice *slice, int node) {
+int memory_lane_of(const struct slice *slice, int node) {
     int lane = 0;
     while (lane < slice->n_attention && slice->attention[lane] != node)
         lane++;
@@ -67,7 +63,7 @@ void service_open(struct service *service, const struct program *program) {
             service->exchange[service->n_exchanges++] = (struct exchange){
                 .gap = gap,
                 .is_kv = step->kind == STEP_SCATTER_KV,
-                .lane = lane_of(slice, step->node),
+                .lane = memory_lane_of(slice, step->node),
                 .layer = graph->node[step->node].as.attention.layer,
             };
         }

@@ -32,6 +32,9 @@ static inline struct lane *memory_lane(const struct memory *memory, int slot, in
     return &memory->lane[slot * memory->n_lanes + lane];
 }
 
+/* Which of the attention nodes of the gap behind `slice` is `node`: the lane of its messages. */
+int memory_lane_of(const struct slice *slice, int node);
+
 /* The value of `node` in a slot's arenas. */
 struct value memory_value(const struct decode_options *options, const struct arena *arena,
                           int node);

@@ -22,9 +22,8 @@ static struct most most_of(const struct service *service, struct head_share head
                            enum kv_type kv_type) {
     size_t columns = (size_t)heads.n * (size_t)service->head_dim; /* of K, likewise of V */
     size_t group = (size_t)(service->n_heads / service->n_kv_heads);
-    size_t kv_element = kv_type == KV_F32 ? 4 : 2;
     return (struct most){.q = (size_t)max_rows * group * columns * sizeof(float),
-                         .kv = (size_t)max_rows * 2 * columns * kv_element};
+                         .kv = (size_t)max_rows * 2 * columns * element_bytes(kv_element(kv_type))};
 }
 
 void messages_open(struct messages *messages, const struct topology *topology,
