@@ -88,6 +88,7 @@ struct batch_counts {
     int64_t n_preemptions, n_tokens;         /* tokens made */
     int64_t n_ended, n_ended_tokens;         /* sequences at their end; tokens they made */
     int n_running, n_waiting;                /* sequences in slots; preempted ones */
+    int64_t n_most_left;                     /* tokens these may still make, by max_tokens */
     int n_pages_used, n_pages_peak, n_pages; /* over all owners */
 };
 

@@ -203,9 +203,9 @@ struct device_ops {
      * >= 0. The history holds every id that embed saw. */
     void (*sample)(struct device *device, const struct rows *rows, struct value logits);
     /* Wait for the sample of `step` (the slot's last or the one before) and copy its tokens and
-     * scores. */
-    void (*take_tokens)(struct device *device, int slot, int step, int n_picked, int32_t *token,
-                        struct token_score *score);
+     * scores. Returns when it was done (clock_now_ns), as nearly as the device can tell. */
+    int64_t (*take_tokens)(struct device *device, int slot, int step, int n_picked, int32_t *token,
+                           struct token_score *score);
 };
 
 extern const struct device_ops device_cpu;

@@ -1,6 +1,7 @@
 /* sample: log-probabilities, ranks and known tokens; take_tokens, and the way of a sampled token
  * back through embed. What is expected comes from a full sort and the tiles of device.h
  * (device_choice.h), those from a log-softmax in double. */
+#include "clock.h"
 #include "device_choice.h"
 
 static double double_log_sum(const float *logit, int vocabulary) {
@@ -112,6 +113,7 @@ static void check_way_back(const struct subject *subject) {
     struct sampling sampling = {
         .top_p = 1, .presence_penalty = 2, .repetition_penalty = 1, .n_logprobs = -1};
     struct token_score score[ROWS * SCORES];
+    int64_t begin_ns = clock_now_ns();
     for (int step = 0; step < STEPS; step++) {
         for (int slot = 0; slot < 2; slot++) {
             int32_t id[ROWS], position[ROWS], sequence[ROWS], token[ROWS];
@@ -142,12 +144,16 @@ static void check_way_back(const struct subject *subject) {
             check_floats(subject, "embed of sampled tokens", expected, got, ROWS * COLUMNS, 0);
             value_release(subject, &out);
             greedy_step(subject, slot, step, wish);
+            int64_t done_ns[2] = {0};
             for (int back = 1; back >= 0; back--) { /* the step before is still there */
                 if (step < back) continue;
-                subject->ops->take_tokens(subject->device, slot, step - back, ROWS, token, score);
+                done_ns[back] = subject->ops->take_tokens(subject->device, slot, step - back, ROWS,
+                                                          token, score);
+                assert_in_range(done_ns[back], begin_ns, clock_now_ns());
                 for (int row = 0; row < ROWS; row++)
                     assert_int_equal(token[row], favourite(slot, step - back, row));
             }
+            assert_true(done_ns[1] < done_ns[0]); /* each step has a time of its own */
         }
     }
     subject->ops->unload(subject->device, weight);

@@ -84,6 +84,7 @@ static struct progress halfway(void) {
                   .n_ended_tokens = 30 * 50,
                   .n_running = 20,
                   .n_waiting = 2,
+                  .n_most_left = 22 * 128 - 400,
                   .n_preemptions = 3,
                   .n_pages_used = 7,
                   .n_pages_peak = 9,
@@ -94,12 +95,19 @@ static struct progress halfway(void) {
 static void estimate_counts_tokens(void **state) {
     (void)state;
     struct progress progress = halfway();
-    /* 60 sequences of 50 tokens less the 400 there are, at 25 a second */
-    assert_float_equal(progress_eta_s(&progress), (60 * 50 - 400) / 25.0, 1e-9);
-    progress.batch.n_tokens += 600; /* those running are all longer: a quarter of 50 each is left */
-    assert_float_equal(progress_eta_s(&progress), (20 * 12.5 + 40 * 50) / 25.0, 1e-9);
-    progress.minute_per_s = 0; /* then the mean: 2500 tokens in 100 s */
-    assert_float_equal(progress_eta_s(&progress), (20 * 12.5 + 40 * 50) / 25.0, 1e-9);
+    /* 1900 tokens and 30 ends: 60 sequences with 1900 / 30 to make each, at 25 a second */
+    assert_float_equal(progress_eta_s(&progress), 60 * (1900 / 30.0) / 25.0, 1e-9);
+    progress.batch.n_most_left = 500; /* max_tokens leaves less: (400 + 500) / 22 for a new one */
+    assert_float_equal(progress_eta_s(&progress), (500 + 38 * (900 / 22.0)) / 25.0, 1e-9);
+    progress.minute_per_s = 0; /* then the mean: 1900 tokens in 100 s */
+    assert_float_equal(progress_eta_s(&progress), (500 + 38 * (900 / 22.0)) / 19.0, 1e-9);
+    /* all make 128; one was first, by a token */
+    progress.batch = (struct batch_counts){.n_tokens = 128 + 31 * 127,
+                                           .n_ended = 1,
+                                           .n_ended_tokens = 128,
+                                           .n_running = 31,
+                                           .n_most_left = 31};
+    assert_float_equal(progress_eta_s(&progress), (31 + 38 * 128) / (4065 / 100.0), 1e-9);
 }
 
 static void estimate_knows_what_it_does_not(void **state) {
@@ -120,7 +128,7 @@ static void line_says_it_all(void **state) {
     struct progress progress = halfway();
     assert_string_equal(progress_line(line, sizeof line, &progress),
                         "01:40 | 37 done, 3 failed of 100, 10 answered before | 20 running, 40 "
-                        "waiting | 25.0 tok/s (mean 19.0) | ETA 01:44 | KV 7/16 pages | 3 "
+                        "waiting | 25.0 tok/s (mean 19.0) | ETA 02:32 | KV 7/16 pages | 3 "
                         "preempted");
     progress.desk.all_read = false;
     progress.desk.results.n_kept = progress.desk.results.n_kept_failed = 0;
@@ -172,7 +180,7 @@ static void status_is_json(void **state) {
     assert_float_equal(number_at(status, "output_tokens"), 1900, 0);
     assert_float_equal(number_at(status, "output_throughput"), 19, 0);
     assert_float_equal(number_at(status, "output_throughput_last_minute"), 25, 0);
-    assert_float_equal(number_at(status, "eta_s"), 104, 0);
+    assert_float_equal(number_at(status, "eta_s"), 152, 0);
     assert_float_equal(number_at(pages, "used"), 7, 0);
     assert_float_equal(number_at(pages, "peak"), 9, 0);
     assert_float_equal(number_at(pages, "total"), 16, 0);

@@ -2,9 +2,10 @@
  *
  * Requests are what people count (done, failed, total); sequences are what runs (one prompt may
  * have several answers), and what the estimate counts. It is made of tokens, not of finished
- * requests: with many sequences in flight hardly one is finished until most are nearly so. What is
- * left of the input is taken for as long as the answers so far, and of those running at least a
- * quarter is left.
+ * requests: with many sequences in flight hardly one is finished until most are nearly so. Those
+ * that ended first are the short ones, so their length would promise too much: what a sequence
+ * still makes is taken as all tokens so far over all ends so far, the mean of a constant chance to
+ * end, or as what max_tokens leaves it, whichever is less.
  */
 #include "progress.h"
 
@@ -42,11 +43,15 @@ double progress_eta_s(const struct progress *progress) {
     if (!desk->all_read) return -1;
     if (n_left == 0) return 0;
     if (batch->n_ended == 0 || per_s <= 0) return -1;
-    double length = (double)batch->n_ended_tokens / (double)batch->n_ended;
-    double made = (double)(batch->n_tokens - batch->n_ended_tokens); /* of those running */
-    double running = length * batch->n_running - made, least = length / 4 * batch->n_running;
-    if (running < least) running = least; /* some are longer than those before */
-    return (running + length * (double)(batch->n_waiting + desk->n_ready)) / per_s;
+    double mean = (double)batch->n_tokens / (double)batch->n_ended;
+    int n_begun = batch->n_running + batch->n_waiting;
+    double most = (double)batch->n_most_left, left = mean * n_begun, length = mean;
+    if (left > most) left = most;
+    if (n_begun > 0) { /* those to come may make as many as these on average */
+        double made = (double)(batch->n_tokens - batch->n_ended_tokens);
+        if (length > (made + most) / n_begun) length = (made + most) / n_begun;
+    }
+    return (left + length * (double)desk->n_ready) / per_s;
 }
 
 const char *progress_duration(char out[PROGRESS_TEXT_BYTES], double seconds) {

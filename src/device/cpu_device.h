@@ -19,6 +19,7 @@ struct buffer {
 struct cpu_samples {
     int32_t *token;            /* (max_picked) */
     struct token_score *score; /* (max_picked, 1 + SAMPLING_MAX_LOGPROBS) */
+    int64_t done_ns;
 };
 
 /* What a thread needs to choose a token from one row of logits. */
@@ -73,7 +74,7 @@ void cpu_attend(struct device *device, const struct rows *rows, const struct kv_
 void cpu_sample_prepare(struct device *device);
 void cpu_sample_close(struct device *device);
 void cpu_sample(struct device *device, const struct rows *rows, struct value logits);
-void cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
+int64_t cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
                      struct token_score *score);
 
 #endif

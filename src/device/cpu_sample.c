@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "cpu_device.h"
 
 static const float MASKED = -FLT_MAX;
@@ -374,11 +375,13 @@ void cpu_sample(struct device *device, const struct rows *rows, struct value log
                       samples->score + (size_t)row * (1 + SAMPLING_MAX_LOGPROBS));
         if (omp_get_thread_num() == 0) cpu_progress(device);
     }
+    samples->done_ns = clock_now_ns();
 }
 
-void cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
-                     struct token_score *score) {
+int64_t cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
+                        struct token_score *score) {
     const struct cpu_samples *samples = &device->samples[2 * slot + step % 2];
     memcpy(token, samples->token, (size_t)n_picked * sizeof *token);
     memcpy(score, samples->score, (size_t)n_picked * (1 + SAMPLING_MAX_LOGPROBS) * sizeof *score);
+    return samples->done_ns;
 }

@@ -191,7 +191,8 @@ static int count_in_slot(const struct leader *leader, int slot) {
 /* ---- the tokens of a step ---------------------------------------------------------------------
  */
 
-static void append_token(struct sequence *sequence, int32_t id, const struct token_score *score) {
+static void append_token(struct sequence *sequence, int32_t id, const struct token_score *score,
+                         int64_t sampled_ns) {
     struct generation *generation = sequence->generation;
     const struct sampling *sampling = &generation->sampling;
     int at = n_known(sequence);
@@ -200,9 +201,8 @@ static void append_token(struct sequence *sequence, int32_t id, const struct tok
         size_t width = 1 + (size_t)sampling->n_logprobs;
         memcpy(generation->score + (size_t)at * width, score, width * sizeof *score);
     }
-    int64_t now = clock_now_ns();
-    if (at == generation->n_prompt) generation->first_token_ns = now;
-    generation->last_token_ns = now;
+    if (at == generation->n_prompt) generation->first_token_ns = sampled_ns;
+    generation->last_token_ns = sampled_ns;
     atomic_store_explicit(&generation->n_tokens, at + 1, memory_order_release);
 }
 
@@ -222,8 +222,8 @@ static enum finish finish_of(const struct sequence *sequence) {
 static void take_step(struct leader *leader, int slot, int step) {
     struct plan *plan = &leader->plan[slot][step % 2];
     if (plan->n_picked == 0) return;
-    leader->options.device_ops->take_tokens(leader->options.device, slot, step, plan->n_picked,
-                                            leader->token, leader->score);
+    int64_t sampled_ns = leader->options.device_ops->take_tokens(
+        leader->options.device, slot, step, plan->n_picked, leader->token, leader->score);
     for (int at = 0; at < plan->n_picked; at++) {
         const struct pick *pick = &plan->pick[at];
         struct sequence *sequence = &leader->sequence[pick->sequence];
@@ -234,7 +234,7 @@ static void take_step(struct leader *leader, int slot, int step) {
             memcpy(sequence->generation->score + (size_t)pick->position * width, score,
                    width * sizeof *score);
         } else if (finish_of(sequence) == FINISH_NONE) {
-            append_token(sequence, leader->token[at], score);
+            append_token(sequence, leader->token[at], score, sampled_ns);
             leader->counts.n_tokens += 1;
         } else {
             leader->counts.n_wasted_rows += 1;
@@ -579,8 +579,14 @@ void leader_end_step(struct leader *leader, int slot) {
 struct batch_counts leader_counts(const struct leader *leader) {
     struct batch_counts counts = leader->counts;
     for (int handle = 0; handle < leader->n_sequences; handle++) {
-        counts.n_running += leader->sequence[handle].state == SEQUENCE_RUNNING;
-        counts.n_waiting += leader->sequence[handle].state == SEQUENCE_WAITING;
+        const struct sequence *sequence = &leader->sequence[handle];
+        bool running = sequence->state == SEQUENCE_RUNNING;
+        bool waiting = sequence->state == SEQUENCE_WAITING;
+        counts.n_running += running;
+        counts.n_waiting += waiting;
+        if (running || waiting)
+            counts.n_most_left +=
+                sequence->generation->n_prompt + sequence->generation->max_new - n_known(sequence);
     }
     return counts;
 }
