@@ -1,8 +1,8 @@
 /* budget.h - the sizes a run derives: how many sequences and rows at once, what a rank's memory
  * must hold, and how many KV pages the rest has room for.
  *
- * Pure: no MPI, no device, nothing read. `lamina generate` agrees on these numbers over its ranks;
- * `--dry-run` computes them for layouts that are not started.
+ * Pure: no MPI, nothing opened, nothing read. `lamina generate` agrees on these numbers over its
+ * ranks; `--dry-run` computes them for layouts that are not started.
  */
 #ifndef LAMINA_BUDGET_H
 #define LAMINA_BUDGET_H
@@ -25,18 +25,21 @@ bool budget_limits(struct batch_limits *limits, const struct options *options,
 
 /* What sizes follow from. */
 struct budget_basis {
-    const struct program *program; /* of model ranks; not looked at for attention ranks */
+    const struct program *program;       /* of model ranks; not looked at for attention ranks */
+    const struct device_ops *device_ops; /* of all ranks */
     const struct service *service;
     const struct layout *layout;
     const struct batch_limits *limits;
     int64_t file_bytes; /* of the model file */
+    int vocabulary;     /* likewise */
+    int n_threads;      /* of a rank */
     enum kv_type kv_type;
 };
 
 /* What a rank holds. */
 struct budget {
     int64_t weight_bytes; /* 0 on attention ranks */
-    int64_t work_bytes;   /* activations and messages of all slots */
+    int64_t work_bytes;   /* activations, messages and the device's own, of all slots */
     int64_t page_bytes;   /* of one KV page; 0 on a rank without KV */
 };
 struct budget budget_of_rank(const struct budget_basis *basis, int rank);

@@ -54,10 +54,14 @@ struct decode_options {
 
 struct decode;
 
-/* Bytes of device memory decode_open takes beside the KV cache: activations and messages of all
- * slots, on a model rank (its program) or an attention rank (program NULL). */
+/* What `rank` of a layout asks of its device before the loop; `vocabulary` is the model's. */
+struct device_limits decode_device_limits(const struct batch_limits *limits,
+                                          const struct layout *layout, int rank, int vocabulary);
+
+/* Bytes of device memory decode_open takes beside the KV cache: the values of all slots, on a model
+ * rank (its program) or on an attention rank (program NULL) that holds `n_kv_heads`. */
 size_t decode_arena_bytes(const struct program *program, const struct service *service,
-                          const struct batch_limits *limits, enum kv_type kv_type);
+                          const struct batch_limits *limits, int n_kv_heads, enum kv_type kv_type);
 /* Bytes of one page of the KV cache on a rank that holds `n_kv_heads`. */
 size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_type kv_type);
 

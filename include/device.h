@@ -145,6 +145,9 @@ struct device_ops {
     /* False with a fault when the processor is not there or lacks what was asked for. */
     bool (*open)(struct device **device, const struct device_options *options, struct fault *fault);
     void (*prepare)(struct device *device, const struct device_limits *limits);
+    /* Bytes that prepare takes. Asked for devices that are not opened too. */
+    size_t (*prepare_bytes)(const struct device_options *options,
+                            const struct device_limits *limits);
     void (*close)(struct device *device);
     /* One line for people: model, threads, instruction set. Valid until close. */
     const char *(*describe)(const struct device *device);

@@ -20,4 +20,7 @@ void messages_open(struct messages *messages, const struct topology *topology,
                    const struct service *service, int max_rows, enum kv_type kv_type);
 void messages_close(struct messages *messages);
 
+/* Bytes that a wire sets aside for them in each slot. */
+size_t messages_bytes(const struct messages *messages);
+
 #endif

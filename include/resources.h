@@ -25,6 +25,11 @@ struct resources {
 void resources_find(struct resources *resources, const struct options *options,
                     const struct environment *environment, const struct topology *topology);
 
+/* The same for a rank that shares its host with `n_local` ranks and its processors with
+ * `n_sharing`, itself included. Local. */
+void resources_share(struct resources *resources, const struct options *options,
+                     const struct environment *environment, int n_local, int n_sharing);
+
 /* Bytes the smallest of cgroup v1/v2 limit, Slurm's limits and MemAvailable leaves on this host;
  * *from names it. Pages of files that a cgroup has read and not looked at again are not in use:
  * they go when room is needed. `root` stands in front of /proc and /sys (tests); "" is the host's.

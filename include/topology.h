@@ -60,6 +60,9 @@ bool layout_partition(struct layout *layout, const struct options *options, int 
 /* Share of an attention rank; the first n_kv_heads % heads shares hold one more. */
 struct head_share layout_heads(const struct layout *layout, int n_kv_heads, int head_index);
 
+/* KV heads whose K and V pass through or stay on a rank: a model rank's are all. */
+struct head_share layout_rank_heads(const struct layout *layout, int n_kv_heads, int rank);
+
 /* Group rank of the attention rank that holds head share `head_index` of `owner`. */
 int layout_attention_rank(const struct layout *layout, int owner, int head_index);
 

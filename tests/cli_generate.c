@@ -376,15 +376,18 @@ static void dry_run_takes_any_layout(void **state) {
     for (int at = 0; at < 3; at++) {
         char options[256];
         snprintf(options, sizeof options,
-                 "--dry-run -i good.jsonl --kv-tokens 2048 --kv-type f32 %s", layouts[at]);
+                 "--dry-run -i good.jsonl --kv-tokens 2048 --kv-type f32 --threads 2 %s",
+                 layouts[at]);
         assert_int_equal(generate(1, options), 0);
         says(printed, "layout     1 model + 4 attention = 5 ranks, heads=2,sequences=2 (started "
                       "now: 1)\n");
         says(printed, "1024 tokens an owner of sequences, 2048 in all");
-        /* 2 slots x 256 rows x (Q and OUT of 9 heads, K and V of 3) x 40 x 4 bytes = 1.9 MiB;
-         * 3 layers x 2 heads x K|V x 1024 tokens x 40 x 4 bytes = 1.9 MiB, and half of that */
-        says(printed, " 1.9 MiB     1.9 MiB     3.8 MiB  KV heads 0-1, sequences of owner 0\n");
-        says(printed, " 1.9 MiB   960.0 KiB     2.8 MiB  KV head 2, sequences of owner 0\n");
+        /* 2 slots x 256 rows x (Q and OUT of 6 heads, K and V of 2) x 40 x 4 bytes, as values and
+         * as messages: 2.5 MiB; for each row and head two states of 64 floats: 1.5; 2 threads'
+         * scratch, 0.25. 3 layers x 2 heads x K|V x 1024 tokens x 40 x 4 bytes = 1.9 MiB. Half of
+         * all but the scratch for one head */
+        says(printed, " 4.3 MiB     1.9 MiB     6.1 MiB  KV heads 0-1, sequences of owner 0\n");
+        says(printed, " 2.3 MiB   960.0 KiB     3.2 MiB  KV head 2, sequences of owner 0\n");
         says(printed, "KV head 2, sequences of owner 1\n");
     }
     assert_int_equal(generate(3, "--dry-run -i good.jsonl"), 0);

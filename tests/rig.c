@@ -144,13 +144,6 @@ static void progress(void *argument) {
     if (run->wire) run->wire_ops->progress(run->wire);
 }
 
-static struct head_share own_heads(const struct rig_group *group) {
-    const struct topology *topology = &group->topology;
-    struct head_share all = {0, group->service.n_kv_heads};
-    if (topology->role == ROLE_MODEL) return all;
-    return layout_heads(&topology->layout, group->service.n_kv_heads, topology->head_index);
-}
-
 static void open_limits(struct run *run) {
     const struct rig_case *what = run->what;
     const struct service *service = &run->group->service;
@@ -173,31 +166,19 @@ static void open_limits(struct run *run) {
 
 static void open_device(struct run *run) {
     const struct topology *topology = &run->group->topology;
-    const struct batch_limits *limits = &run->limits;
     const struct rig_model *model = run->group->model;
     struct device_options options = {.n_threads = run->what->n_threads,
                                      .isa = (int)run->what->isa,
                                      .progress = topology->n_ranks > 1 ? progress : NULL,
                                      .progress_argument = run};
-    bool attends = !model || topology->layout.attention_ranks == 0;
-    struct head_share heads = own_heads(run->group);
-    struct device_limits device = {
-        .n_slots = limits->n_slots,
-        .max_rows = limits->max_rows,
-        .max_picked = limits->max_picked,
-        .max_sequences = limits->n_slots * limits->max_batch,
-        .context = limits->context,
-        .vocabulary = model ? model->model.vocabulary : 0,
-        .n_heads = attends ? limits->n_heads / limits->n_kv_heads * heads.n : 0,
-        .n_kv_heads = attends ? heads.n : 0,
-        .head_dim = attends ? limits->head_dim : 0,
-    };
+    struct device_limits limits = decode_device_limits(
+        &run->limits, &topology->layout, topology->rank, model ? model->model.vocabulary : 0);
     struct fault fault = {0};
     run->device_ops = run->what->device_ops ? *run->what->device_ops : device_cpu;
     embed = run->device_ops.embed;
     run->device_ops.embed = count_and_embed;
     if (!run->device_ops.open(&run->device, &options, &fault)) check_fail("%s", fault.text);
-    run->device_ops.prepare(run->device, &device);
+    run->device_ops.prepare(run->device, &limits);
 }
 
 static void open_wire(struct run *run) {

@@ -75,27 +75,46 @@ static void contradictions_are_refused(void **state) {
     refused(options, "--context 2049 exceeds the model's 2048 tokens");
 }
 
+/* A device that takes a million bytes a thread, a hundred a word of the vocabulary, ten a head and
+ * one a dimension of a head. */
+static size_t made_up_bytes(const struct device_options *options,
+                            const struct device_limits *limits) {
+    return (size_t)(options->n_threads * 1000000 + limits->vocabulary * 100 + limits->n_heads * 10 +
+                    limits->head_dim);
+}
+static const struct device_ops made_up = {.prepare_bytes = made_up_bytes};
+
 static void ranks_hold_their_share(void **state) {
     (void)state;
     struct options options = defaults();
     struct batch_limits limits = limits_of(&options, &two);
     struct program program = {.row_bytes = 1000, .picked_row_bytes = 3};
     struct budget_basis basis = {.program = &program,
+                                 .device_ops = &made_up,
                                  .service = &service,
                                  .layout = &two,
                                  .limits = &limits,
                                  .file_bytes = 1000,
+                                 .vocabulary = 500,
+                                 .n_threads = 3,
                                  .kv_type = KV_BF16};
     struct budget model = budget_of_rank(&basis, 0);
     assert_int_equal(model.weight_bytes, 1100);
     assert_int_equal(model.page_bytes, 0);
     /* two slots of 256 rows of activations and packed K and V (3 heads x 2 x 64 x 2 bytes), and 32
-     * picked rows */
-    assert_int_equal(model.work_bytes, 2 * (256 * (1000 + 768) + 32 * 3));
+     * picked rows; messages of Q, OUT (9 heads x 64 x 4 bytes) and KV; a header for each peer: 6
+     * words, 64 sequences, 32 chunks of 4, 256 rows, 32 picks of 2 */
+    int header = 4 * (6 + 64 + 32 * 4 + 256 + 32 * 2);
+    assert_int_equal(model.work_bytes, 2 * (256 * (1000 + 768) + 32 * 3) +
+                                           2 * (256 * (2 * 2304 + 768) + 2 * header) + 3000000 +
+                                           50000);
     struct budget first = budget_of_rank(&basis, 1), second = budget_of_rank(&basis, 2);
     assert_int_equal(first.weight_bytes, 0);
-    /* Q and OUT (9 heads x 64 x 4 bytes), K and V */
-    assert_int_equal(first.work_bytes, 2 * 256 * (2 * 2304 + 768));
+    /* Q and OUT of 6 heads, K and V of 2: the values, and the messages they come and go in */
+    assert_int_equal(first.work_bytes,
+                     2 * 2 * 256 * (2 * 1536 + 512) + 2 * header + 3000000 + 60 + 64);
+    assert_int_equal(second.work_bytes,
+                     2 * 2 * 256 * (2 * 768 + 256) + 2 * header + 3000000 + 30 + 64);
     /* layers x heads x K|V x 64 tokens x 64 x 2 bytes */
     assert_int_equal(first.page_bytes, 30 * 2 * 2 * 64 * 64 * 2);
     assert_int_equal(second.page_bytes, 30 * 1 * 2 * 64 * 64 * 2);
@@ -106,6 +125,9 @@ static void ranks_hold_their_share(void **state) {
     basis.kv_type = KV_F32;
     assert_int_equal(budget_of_rank(&basis, 0).page_bytes, 30 * 3 * 2 * 64 * 64 * 4);
     assert_int_equal(budget_of_rank(&basis, 0).weight_bytes, 1100);
+    /* no messages; K and V of 4 bytes */
+    assert_int_equal(budget_of_rank(&basis, 0).work_bytes,
+                     2 * (256 * (1000 + 1536) + 32 * 3) + 3000000 + 50000 + 90 + 64);
 }
 
 static void pages_follow_memory(void **state) {
@@ -155,9 +177,12 @@ static void more_than_there_is_does_not_fit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(batch_has_defaults),     cmocka_unit_test(contradictions_are_refused),
-        cmocka_unit_test(ranks_hold_their_share), cmocka_unit_test(pages_follow_memory),
-        cmocka_unit_test(pages_as_asked_for),     cmocka_unit_test(more_than_there_is_does_not_fit),
+        cmocka_unit_test(batch_has_defaults),
+        cmocka_unit_test(contradictions_are_refused),
+        cmocka_unit_test(ranks_hold_their_share),
+        cmocka_unit_test(pages_follow_memory),
+        cmocka_unit_test(pages_as_asked_for),
+        cmocka_unit_test(more_than_there_is_does_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* Opening a device, its memory, and progress inside long operators. */
 #include <fenv.h>
+#include <malloc.h>
 #include <pthread.h>
 
 #include "device_plain.h"
@@ -35,6 +36,55 @@ static void a_missing_instruction_set_is_the_users_fault(void **state) {
             assert_int_not_equal(isa, 1);
             assert_int_equal(fault.kind, FAULT_USER);
             assert_non_null(strstr(fault.text, "--cpu-isa"));
+        }
+    }
+}
+
+/* Bytes that are allocated, as the C library counts them. */
+static size_t bytes_in_use(void) {
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+/* Of a rank that samples, of one that attends, of one that does both. */
+static void prepare_takes_what_it_says(void **state) {
+    (void)state;
+    static const struct device_limits ranks[] = {
+        {.n_slots = 2,
+         .max_rows = 100,
+         .max_picked = 30,
+         .max_sequences = 60,
+         .context = 1000,
+         .vocabulary = 20000},
+        {.n_slots = 2, .max_rows = 300, .n_heads = 6, .n_kv_heads = 2, .head_dim = 72},
+        {.n_slots = 1,
+         .max_rows = 7000,
+         .max_picked = 40,
+         .max_sequences = 40,
+         .context = 3000,
+         .vocabulary = 1031,
+         .n_heads = 8,
+         .n_kv_heads = 8,
+         .head_dim = 128},
+    };
+    void *volatile probe = malloc(1 << 24);
+    size_t with_probe = bytes_in_use();
+    free(probe);
+    if (with_probe < 1 << 24) skip(); /* another allocator, of a sanitizer */
+    for (size_t at = 0; at < sizeof ranks / sizeof *ranks; at++) {
+        for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
+            struct device_options options = {.n_threads = n_threads};
+            struct device *device;
+            struct fault fault = {0};
+            assert_true(device_cpu.open(&device, &options, &fault));
+            size_t before = bytes_in_use();
+            device_cpu.prepare(device, &ranks[at]);
+            size_t taken = bytes_in_use() - before;
+            size_t said = device_cpu.prepare_bytes(&options, &ranks[at]);
+            /* each allocation has less than 8 KiB of its own around it */
+            if (taken < said || taken > said + (1 << 18))
+                fail_msg("rank %zu: %zu bytes taken, %zu said", at, taken, said);
+            device_cpu.close(device);
         }
     }
 }
@@ -154,6 +204,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_opens_by_its_own_choice),
         cmocka_unit_test(a_missing_instruction_set_is_the_users_fault),
+        cmocka_unit_test(prepare_takes_what_it_says),
         cmocka_unit_test(memory_is_zeroed_and_keeps_what_it_is_given),
         cmocka_unit_test(elements_have_their_sizes),
         cmocka_unit_test(results_are_rounded_to_nearest),

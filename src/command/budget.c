@@ -1,13 +1,28 @@
 /* budget.c - sizes a run derives. See budget.h.
  *
  * Weights are taken for a tenth more than their file: rows are padded to panels, and vectors are
- * kept as float32. What the device keeps beside its buffers (scratch of its threads, tables of
- * angles) is inside the tenth of the host's memory that resources.c leaves free.
+ * kept as float32. The rest is the sum of what is allocated: values, the wire's buffers for every
+ * message, headers, and what the device says it takes. What grows with neither rows nor sequences
+ * (tables of angles, page tables, MPI itself) is inside the tenth of the host's memory that
+ * resources.c leaves free.
  */
 #include "budget.h"
 
+#include "messages.h"
+
 /* Sizes when nothing was asked for. */
 enum { DEFAULT_MAX_BATCH = 32, DEFAULT_MAX_ROWS = 256 };
+
+/* The messages of a rank, as messages.h lists them. */
+static void open_messages(struct messages *messages, const struct layout *layout, int rank,
+                          const struct service *service, const struct batch_limits *limits,
+                          enum kv_type kv_type) {
+    struct topology topology = {.rank = rank,
+                                .n_ranks = layout->model_ranks + layout->attention_ranks,
+                                .role = rank < layout->model_ranks ? ROLE_MODEL : ROLE_ATTENTION,
+                                .layout = *layout};
+    messages_open(messages, &topology, service, limits->max_rows, kv_type);
+}
 
 bool budget_limits(struct batch_limits *limits, const struct options *options,
                    const struct layout *layout, const struct service *service, int model_context,
@@ -41,22 +56,37 @@ bool budget_limits(struct batch_limits *limits, const struct options *options,
     return true;
 }
 
+/* What the wires of a rank set aside: for its messages, and for the headers it sends or takes. */
+static size_t wire_bytes(const struct budget_basis *basis, int rank) {
+    const struct layout *layout = basis->layout;
+    struct messages messages;
+    open_messages(&messages, layout, rank, basis->service, basis->limits, basis->kv_type);
+    size_t n_headers = rank == 0 ? (size_t)(layout->model_ranks + layout->attention_ranks - 1) : 1;
+    size_t n_bytes = messages_bytes(&messages) + n_headers * header_most_bytes(basis->limits);
+    messages_close(&messages);
+    return (size_t)basis->limits->n_slots * n_bytes;
+}
+
+static size_t device_bytes(const struct budget_basis *basis, int rank) {
+    struct device_options options = {.n_threads = basis->n_threads};
+    struct device_limits limits =
+        decode_device_limits(basis->limits, basis->layout, rank, basis->vocabulary);
+    return basis->device_ops->prepare_bytes(&options, &limits);
+}
+
 struct budget budget_of_rank(const struct budget_basis *basis, int rank) {
     const struct layout *layout = basis->layout;
     const struct service *service = basis->service;
     bool model = rank < layout->model_ranks, colocated = layout->attention_ranks == 0;
+    int n_kv_heads = layout_rank_heads(layout, service->n_kv_heads, rank).n;
+    size_t arena = decode_arena_bytes(model ? basis->program : NULL, service, basis->limits,
+                                      n_kv_heads, basis->kv_type);
     struct budget budget = {
         .weight_bytes = model ? basis->file_bytes / 10 * 11 : 0,
-        .work_bytes = (int64_t)decode_arena_bytes(model ? basis->program : NULL, service,
-                                                  basis->limits, basis->kv_type),
+        .work_bytes = (int64_t)(arena + wire_bytes(basis, rank) + device_bytes(basis, rank)),
     };
-    if (model && !colocated) return budget;
-    int n_kv_heads = service->n_kv_heads;
-    if (!colocated) {
-        int head_index = (rank - layout->model_ranks) % layout->heads;
-        n_kv_heads = layout_heads(layout, service->n_kv_heads, head_index).n;
-    }
-    budget.page_bytes = (int64_t)decode_page_bytes(service, n_kv_heads, basis->kv_type);
+    if (!model || colocated)
+        budget.page_bytes = (int64_t)decode_page_bytes(service, n_kv_heads, basis->kv_type);
     return budget;
 }
 

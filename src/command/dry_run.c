@@ -38,8 +38,7 @@ struct dry_run {
     struct layout layout;       /* as asked for */
     struct batch_limits limits; /* with the pages of a run on this host */
     int most_pages;             /* by which requests are judged */
-    const char *memory_from;
-    int64_t memory_bytes; /* of a rank, when all ranks run on this host */
+    struct resources resources; /* of a rank, when all ranks run on this host */
     struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
     struct fault template_fault;
@@ -95,10 +94,13 @@ static bool open_model(struct dry_run *dry, struct fault *fault) {
 
 static struct budget budget_of(const struct dry_run *dry, int rank) {
     struct budget_basis basis = {.program = &dry->program,
+                                 .device_ops = &device_cpu,
                                  .service = &dry->service,
                                  .layout = &dry->layout,
                                  .limits = &dry->limits,
                                  .file_bytes = (int64_t)dry->gguf.file_bytes,
+                                 .vocabulary = dry->model.vocabulary,
+                                 .n_threads = dry->resources.n_threads,
                                  .kv_type = dry->options->kv_type};
     return budget_of_rank(&basis, rank);
 }
@@ -116,13 +118,12 @@ static bool as_started(const struct dry_run *dry) {
 static bool find_pages(struct dry_run *dry, struct fault *fault) {
     struct environment environment;
     environment_read(&environment);
-    int n_here = as_started(dry) ? dry->topology.n_local : n_ranks(dry);
-    dry->memory_bytes =
-        resources_host_memory(&environment, "", &dry->memory_from) / n_here / 10 * 9;
+    if (!as_started(dry))
+        resources_share(&dry->resources, dry->options, &environment, n_ranks(dry), n_ranks(dry));
     int64_t least = INT32_MAX;
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         struct budget budget = budget_of(dry, rank);
-        int64_t pages = budget_own_pages(&budget, dry->options, dry->memory_bytes);
+        int64_t pages = budget_own_pages(&budget, dry->options, dry->resources.memory_bytes);
         least = pages < least ? pages : least;
     }
     dry->limits.n_pages = budget_pages(&dry->limits, dry->options, least);
@@ -307,10 +308,10 @@ static void print_memory(const struct dry_run *dry) {
                report_share(share, &dry->layout, dry->service.n_kv_heads, rank));
     }
     printf("\nmemory     %s a rank when all run on this host (%s, less a tenth): %s\n",
-           progress_size(all, dry->memory_bytes), dry->memory_from,
-           most <= dry->memory_bytes ? "enough"
-                                     : "not enough; a smaller --kv-tokens, --max-batch or "
-                                       "--context, or more hosts");
+           progress_size(all, dry->resources.memory_bytes), dry->resources.memory_from,
+           most <= dry->resources.memory_bytes ? "enough"
+                                               : "not enough; a smaller --kv-tokens, --max-batch "
+                                                 "or --context, or more hosts");
 }
 
 /* ---- its life ---------------------------------------------------------------------------------
@@ -367,6 +368,9 @@ int dry_run(const struct options *options, uint64_t options_hash) {
         if (dry.topology.rank == 0) log_error("%s", fault.text);
         return (int)fault.kind;
     }
+    struct environment environment;
+    environment_read(&environment);
+    resources_find(&dry.resources, options, &environment, &dry.topology);
     int code = dry.topology.leader ? look_through(&dry, &fault) : EXIT_DONE;
     topology_broadcast(&dry.topology, &code, sizeof code, "the end of the dry run", DAY_S);
     close_all(&dry);

@@ -150,10 +150,13 @@ static void derive_limits(struct run *run, struct fault *fault) {
 /* Pages this rank's memory can hold. */
 static int64_t own_pages(struct run *run, struct fault *fault) {
     struct budget_basis basis = {.program = &run->program,
+                                 .device_ops = &device_cpu,
                                  .service = &run->service,
                                  .layout = &run->topology.layout,
                                  .limits = &run->limits,
                                  .file_bytes = (int64_t)run->gguf.file_bytes,
+                                 .vocabulary = run->model.vocabulary,
+                                 .n_threads = run->resources.n_threads,
                                  .kv_type = run->options->kv_type};
     run->budget = budget_of_rank(&basis, run->topology.rank);
     int64_t fixed = run->budget.weight_bytes + run->budget.work_bytes;
@@ -272,26 +275,12 @@ static void open_device(struct run *run, struct fault *fault) {
 }
 
 static void prepare_device(struct run *run) {
-    const struct batch_limits *limits = &run->limits;
-    bool attends = !is_model(run) || is_colocated(run);
-    struct head_share heads = {0, limits->n_kv_heads};
-    if (!is_model(run))
-        heads = layout_heads(&run->topology.layout, limits->n_kv_heads, run->topology.head_index);
-    struct device_limits device = {
-        .n_slots = limits->n_slots,
-        .max_rows = limits->max_rows,
-        .max_picked = limits->max_picked,
-        .max_sequences = limits->n_slots * limits->max_batch,
-        .context = limits->context,
-        .vocabulary = is_model(run) ? run->model.vocabulary : 0,
-        .n_heads = attends ? limits->n_heads / limits->n_kv_heads * heads.n : 0,
-        .n_kv_heads = attends ? heads.n : 0,
-        .head_dim = attends ? limits->head_dim : 0,
-    };
-    run->device_ops->prepare(run->device, &device);
+    struct device_limits limits = decode_device_limits(&run->limits, &run->topology.layout,
+                                                       run->topology.rank, run->model.vocabulary);
+    run->device_ops->prepare(run->device, &limits);
     if (is_model(run))
         weights_open(&run->weights, &run->graph, &run->gguf, run->device_ops, run->device,
-                     limits->context);
+                     run->limits.context);
 }
 
 static void open_wire(struct run *run, struct fault *fault) {

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "gguf.h"
+#include "kv.h"
 #include "log.h"
 #include "model.h"
 #include "program.h"
@@ -26,7 +27,7 @@ static void print_model(const struct model *model) {
 }
 
 static void print_program(const struct model *model, const struct options *options) {
-    int kv_bytes = options->kv_type == KV_F32 ? 4 : 2;
+    int kv_bytes = (int)element_bytes(kv_element(options->kv_type));
     struct graph graph;
     struct program program;
     graph_open(&graph, CPU_ELEMENT_BYTES);

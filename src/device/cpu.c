@@ -145,14 +145,26 @@ static bool cpu_open(struct device **opened, const struct device_options *option
     return true;
 }
 
-static void cpu_prepare(struct device *device, const struct device_limits *limits) {
-    device->limits = *limits;
+/* Of a thread: for the widest of what it may do. */
+static size_t scratch_bytes(const struct device_limits *limits) {
     size_t floats = PANEL_ROWS * ((size_t)PANEL_CHUNK + (size_t)limits->max_rows);
     if (limits->head_dim && cpu_fold_scratch_floats(limits->head_dim) > floats)
         floats = cpu_fold_scratch_floats(limits->head_dim);
+    return floats * sizeof(float);
+}
+
+static size_t cpu_prepare_bytes(const struct device_options *options,
+                                const struct device_limits *limits) {
+    return (size_t)options->n_threads * scratch_bytes(limits) +
+           (limits->head_dim ? cpu_attend_bytes(options->n_threads, limits) : 0) +
+           (limits->vocabulary ? cpu_sample_bytes(options->n_threads, limits) : 0);
+}
+
+static void cpu_prepare(struct device *device, const struct device_limits *limits) {
+    device->limits = *limits;
     device->scratch = check_alloc((size_t)device->options.n_threads, sizeof *device->scratch);
     for (int thread = 0; thread < device->options.n_threads; thread++)
-        device->scratch[thread] = cpu_alloc(floats * sizeof(float));
+        device->scratch[thread] = cpu_alloc(scratch_bytes(limits));
     if (limits->head_dim) cpu_attend_prepare(device);
     if (limits->vocabulary) cpu_sample_prepare(device);
 }
@@ -347,6 +359,7 @@ const struct device_ops device_cpu = {
     .name = "cpu",
     .open = cpu_open,
     .prepare = cpu_prepare,
+    .prepare_bytes = cpu_prepare_bytes,
     .close = cpu_close,
     .describe = cpu_describe,
     .alloc = cpu_buffer_alloc,

@@ -45,21 +45,35 @@ size_t cpu_fold_scratch_floats(int head_dim) {
     return (2 * PAGE_TOKENS + 1) * padded + fold_stride(head_dim);
 }
 
-static size_t wave_shares(const struct device *device) {
-    return (size_t)device->options.n_threads * WAVE_SHARES_PER_THREAD;
+static size_t wave_shares(int n_threads) {
+    return (size_t)n_threads * WAVE_SHARES_PER_THREAD;
+}
+
+/* States of all rows of a slot. */
+static size_t states_bytes(const struct device_limits *limits) {
+    return (size_t)limits->max_rows * (size_t)limits->n_heads * fold_stride(limits->head_dim) *
+           sizeof(float);
+}
+
+/* States of the shares of a wave. */
+static size_t wave_bytes(int n_threads, const struct device_limits *limits) {
+    size_t group = (size_t)(limits->n_heads / limits->n_kv_heads);
+    return wave_shares(n_threads) * TILE_ROWS * group * fold_stride(limits->head_dim) *
+           sizeof(float);
+}
+
+size_t cpu_attend_bytes(int n_threads, const struct device_limits *limits) {
+    return 2 * (size_t)limits->n_slots * states_bytes(limits) + wave_bytes(n_threads, limits);
 }
 
 void cpu_attend_prepare(struct device *device) {
     const struct device_limits *limits = &device->limits;
-    size_t stride = fold_stride(limits->head_dim) * sizeof(float);
-    size_t group = (size_t)(limits->n_heads / limits->n_kv_heads);
-    size_t states = (size_t)limits->max_rows * (size_t)limits->n_heads * stride;
     device->fold = check_alloc((size_t)limits->n_slots, sizeof *device->fold);
     for (int slot = 0; slot < limits->n_slots; slot++) {
-        device->fold[slot].result = cpu_alloc(states);
-        device->fold[slot].open = cpu_alloc(states);
+        device->fold[slot].result = cpu_alloc(states_bytes(limits));
+        device->fold[slot].open = cpu_alloc(states_bytes(limits));
     }
-    device->span_state = cpu_alloc(wave_shares(device) * TILE_ROWS * group * stride);
+    device->span_state = cpu_alloc(wave_bytes(device->options.n_threads, limits));
 }
 
 void cpu_attend_close(struct device *device) {
@@ -187,7 +201,8 @@ static bool same_rows(const struct share *a, const struct share *b) {
 static void run_waves(struct device *device, const struct job *job, const struct value *q) {
     enum { WAVE_MOST = 4096 };
     struct share wave[WAVE_MOST];
-    size_t room = wave_shares(device) < WAVE_MOST ? wave_shares(device) : WAVE_MOST;
+    size_t room = wave_shares(device->options.n_threads);
+    if (room > WAVE_MOST) room = WAVE_MOST;
     size_t share_floats = TILE_ROWS * (size_t)job->group * job->stride;
     struct cursor at = {0};
     for (;;) {

@@ -115,8 +115,8 @@ static inline vec v_bits2(words low, int shift, uint32_t mask, words high, int h
     return (vec){_mm256_cvtepi32_ps(lo), _mm256_cvtepi32_ps(hi)};
 }
 
-/* 16 registers: a tile accumulates in up to 6 vectors, 12 registers, and has a weight and a broadcast
- * beside them. */
+/* 16 registers: a tile accumulates in up to 6 vectors, 12 registers, and has a weight and a
+ * broadcast beside them. */
 enum { TILE_MOST = 6 };
 #define TILE_CASES                                                                                 \
     TILE_CASE(1, 1)                                                                                \

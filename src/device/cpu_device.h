@@ -67,11 +67,13 @@ void cpu_unload(struct device *device, struct weight *weight);
 
 size_t cpu_fold_scratch_floats(int head_dim);
 void cpu_attend_prepare(struct device *device);
+size_t cpu_attend_bytes(int n_threads, const struct device_limits *limits);
 void cpu_attend_close(struct device *device);
 void cpu_attend(struct device *device, const struct rows *rows, const struct kv_cache *cache,
                 struct attend_shape shape, enum attend_part part, struct value q, struct value out);
 
 void cpu_sample_prepare(struct device *device);
+size_t cpu_sample_bytes(int n_threads, const struct device_limits *limits);
 void cpu_sample_close(struct device *device);
 void cpu_sample(struct device *device, const struct rows *rows, struct value logits);
 int64_t cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,

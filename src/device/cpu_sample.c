@@ -17,6 +17,17 @@
 
 static const float MASKED = -FLT_MAX;
 
+static size_t history_bytes(const struct device_limits *limits) {
+    return (size_t)limits->max_sequences * (size_t)limits->context * sizeof(int32_t);
+}
+
+size_t cpu_sample_bytes(int n_threads, const struct device_limits *limits) {
+    size_t choice = (size_t)limits->vocabulary * (2 * sizeof(float) + sizeof(int32_t) + 1);
+    size_t pick = sizeof(int32_t) + (1 + SAMPLING_MAX_LOGPROBS) * sizeof(struct token_score);
+    return (size_t)n_threads * choice + history_bytes(limits) +
+           2 * (size_t)limits->n_slots * (size_t)limits->max_picked * pick;
+}
+
 void cpu_sample_prepare(struct device *device) {
     const struct device_limits *limits = &device->limits;
     size_t vocabulary = (size_t)limits->vocabulary;
@@ -28,8 +39,7 @@ void cpu_sample_prepare(struct device *device) {
         choice->id = cpu_alloc(vocabulary * sizeof *choice->id);
         choice->seen = cpu_alloc(vocabulary);
     }
-    device->history = cpu_alloc((size_t)limits->max_sequences * (size_t)limits->context *
-                                sizeof *device->history);
+    device->history = cpu_alloc(history_bytes(limits));
     device->samples = check_alloc(2 * (size_t)limits->n_slots, sizeof *device->samples);
     for (int step = 0; step < 2 * limits->n_slots; step++) {
         size_t most = (size_t)limits->max_picked;

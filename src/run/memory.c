@@ -84,15 +84,30 @@ size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_
 }
 
 size_t decode_arena_bytes(const struct program *program, const struct service *service,
-                          const struct batch_limits *limits, enum kv_type kv_type) {
-    size_t kv = (size_t)(service->n_kv_heads * 2 * service->head_dim) *
-                element_bytes(kv_element(kv_type)) * (size_t)service->n_lanes;
-    size_t row = program ? program->row_bytes
-                         : 2 * sizeof(float) * (size_t)(service->n_heads * service->head_dim) *
-                               (size_t)service->n_lanes;
+                          const struct batch_limits *limits, int n_kv_heads, enum kv_type kv_type) {
+    size_t columns = (size_t)n_kv_heads * (size_t)service->head_dim * (size_t)service->n_lanes;
+    size_t kv = 2 * columns * element_bytes(kv_element(kv_type));
+    size_t q = (size_t)(service->n_heads / service->n_kv_heads) * columns * sizeof(float);
+    size_t row = program ? program->row_bytes : 2 * q; /* Q and OUT */
     size_t picked = program ? program->picked_row_bytes : 0;
     return (size_t)limits->n_slots *
            ((row + kv) * (size_t)limits->max_rows + picked * (size_t)limits->max_picked);
+}
+
+struct device_limits decode_device_limits(const struct batch_limits *limits,
+                                          const struct layout *layout, int rank, int vocabulary) {
+    bool is_model = rank < layout->model_ranks;
+    struct device_limits device = {.n_slots = limits->n_slots,
+                                   .max_rows = limits->max_rows,
+                                   .max_picked = limits->max_picked,
+                                   .max_sequences = limits->n_slots * limits->max_batch,
+                                   .context = limits->context,
+                                   .vocabulary = is_model ? vocabulary : 0};
+    if (is_model && layout->attention_ranks > 0) return device; /* its attention is elsewhere */
+    device.n_kv_heads = layout_rank_heads(layout, limits->n_kv_heads, rank).n;
+    device.n_heads = limits->n_heads / limits->n_kv_heads * device.n_kv_heads;
+    device.head_dim = limits->head_dim;
+    return device;
 }
 
 /* ---- allocation -------------------------------------------------------------------------------
@@ -147,17 +162,11 @@ void memory_open(struct memory *memory, const struct decode_options *options) {
     const struct service *service = options->service;
     const struct topology *topology = options->topology;
     bool attention = topology->role == ROLE_ATTENTION;
+    int n_kv_heads = layout_rank_heads(&topology->layout, service->n_kv_heads, topology->rank).n;
     *memory = (struct memory){.n_lanes = service->n_lanes,
-                              .n_heads = service->n_heads,
-                              .n_kv_heads = service->n_kv_heads};
-    if (attention) {
-        struct head_share share =
-            layout_heads(&topology->layout, service->n_kv_heads, topology->head_index);
-        memory->n_heads = service->n_heads / service->n_kv_heads * share.n;
-        memory->n_kv_heads = share.n;
-    } else {
-        open_arenas(memory, options);
-    }
+                              .n_heads = service->n_heads / service->n_kv_heads * n_kv_heads,
+                              .n_kv_heads = n_kv_heads};
+    if (!attention) open_arenas(memory, options);
     int n_lanes = options->limits->n_slots * memory->n_lanes;
     memory->lane = check_alloc((size_t)n_lanes, sizeof *memory->lane);
     for (int lane = 0; lane < n_lanes; lane++)

@@ -36,9 +36,8 @@ void messages_open(struct messages *messages, const struct topology *topology,
     *messages = (struct messages){.incoming = check_alloc(n_most, sizeof *messages->incoming),
                                   .outgoing = check_alloc(n_most, sizeof *messages->outgoing)};
     for (int peer = first; peer < end; peer++) {
-        int attention = is_model ? peer - layout->model_ranks : topology->index;
-        struct head_share heads =
-            layout_heads(layout, service->n_kv_heads, attention % layout->heads);
+        int attention = is_model ? peer : topology->rank;
+        struct head_share heads = layout_rank_heads(layout, service->n_kv_heads, attention);
         struct most most = most_of(service, heads, max_rows, kv_type);
         for (int lane = 0; lane < service->n_lanes; lane++) {
             if (is_model) {
@@ -52,6 +51,15 @@ void messages_open(struct messages *messages, const struct topology *topology,
             }
         }
     }
+}
+
+size_t messages_bytes(const struct messages *messages) {
+    size_t sum = 0;
+    for (int at = 0; at < messages->n_incoming; at++)
+        sum += messages->incoming[at].most_bytes;
+    for (int at = 0; at < messages->n_outgoing; at++)
+        sum += messages->outgoing[at].most_bytes;
+    return sum;
 }
 
 void messages_close(struct messages *messages) {

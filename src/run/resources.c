@@ -169,14 +169,28 @@ static void find_threads(struct resources *resources, const struct options *opti
     }
 }
 
-void resources_find(struct resources *resources, const struct options *options,
-                    const struct environment *environment, const struct topology *topology) {
+void resources_share(struct resources *resources, const struct options *options,
+                     const struct environment *environment, int n_local, int n_sharing) {
     cpu_set_t cpus;
-    *resources = (struct resources){.n_cpus = 1, .n_sharing = count_sharing(topology)};
+    *resources = (struct resources){.n_cpus = 1, .n_sharing = n_sharing};
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) resources->n_cpus = CPU_COUNT(&cpus);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     resources->n_host_cpus = online > 0 ? (int)online : 1;
     find_threads(resources, options, environment);
+    int64_t host = resources_host_memory(environment, "", &resources->memory_from);
+    resources->memory_bytes = host / n_local / 10 * 9;
+    if (environment->slurm_mem_cpu_bytes > 0) {
+        int64_t own = environment->slurm_mem_cpu_bytes * resources->n_threads / 10 * 9;
+        if (own < resources->memory_bytes) {
+            resources->memory_bytes = own;
+            resources->memory_from = "SLURM_MEM_PER_CPU";
+        }
+    }
+}
+
+void resources_find(struct resources *resources, const struct options *options,
+                    const struct environment *environment, const struct topology *topology) {
+    resources_share(resources, options, environment, topology->n_local, count_sharing(topology));
     int fair = resources->n_host_cpus / topology->n_local;
     if (resources->threads_from[0] == 'a' && resources->n_cpus < fair)
         log_warning("bound to %d of %d processors, though %d ranks share this host: start with "
@@ -186,13 +200,4 @@ void resources_find(struct resources *resources, const struct options *options,
     if (resources->n_threads > resources->n_cpus)
         log_warning("%d threads (%s) on %d processors: they will wait for each other",
                     resources->n_threads, resources->threads_from, resources->n_cpus);
-    int64_t host = resources_host_memory(environment, "", &resources->memory_from);
-    resources->memory_bytes = host / topology->n_local / 10 * 9;
-    if (environment->slurm_mem_cpu_bytes > 0) {
-        int64_t own = environment->slurm_mem_cpu_bytes * resources->n_threads / 10 * 9;
-        if (own < resources->memory_bytes) {
-            resources->memory_bytes = own;
-            resources->memory_from = "SLURM_MEM_PER_CPU";
-        }
-    }
 }

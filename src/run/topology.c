@@ -111,6 +111,11 @@ struct head_share layout_heads(const struct layout *layout, int n_kv_heads, int 
     return share;
 }
 
+struct head_share layout_rank_heads(const struct layout *layout, int n_kv_heads, int rank) {
+    if (rank < layout->model_ranks) return (struct head_share){0, n_kv_heads};
+    return layout_heads(layout, n_kv_heads, (rank - layout->model_ranks) % layout->heads);
+}
+
 int layout_attention_rank(const struct layout *layout, int owner, int head_index) {
     return layout->model_ranks + owner * layout->heads + head_index;
 }
