@@ -20,7 +20,8 @@ void messages_open(struct messages *messages, const struct topology *topology,
                    const struct service *service, int max_rows, enum kv_type kv_type);
 void messages_close(struct messages *messages);
 
-/* Bytes that a wire sets aside for them in each slot. */
+/* Bytes that a wire sets aside for them in each slot, and those of the largest. */
 size_t messages_bytes(const struct messages *messages);
+size_t messages_largest(const struct messages *messages);
 
 #endif

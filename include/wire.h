@@ -28,6 +28,9 @@ enum message {
 };
 const char *message_name(enum message message);
 
+/* Payload bytes a message may have, on any wire: MPI counts them in an int, with an envelope. */
+enum { WIRE_ENVELOPE_BYTES = 64, WIRE_MOST_BYTES = INT32_MAX - WIRE_ENVELOPE_BYTES };
+
 /* One peer's share of a value, in rows and columns of the value as it lies on this rank. */
 struct block {
     int peer; /* rank in the group */

@@ -75,6 +75,31 @@ static void contradictions_are_refused(void **state) {
     refused(options, "--context 2049 exceeds the model's 2048 tokens");
 }
 
+/* MPI counts the bytes of a message in an int: of Q and OUT of two KV heads on a rank, 6 heads of
+ * 64 floats, 1398101 rows fit (1536 bytes each); of one, twice as many. */
+static void messages_that_mpi_cannot_carry_are_refused(void **state) {
+    (void)state;
+    struct options options = defaults();
+    struct batch_limits limits;
+    struct fault fault = {0};
+    options.max_rows = 1398101;
+    assert_true(budget_limits(&limits, &options, &two, &service, 2048, &fault));
+    options.max_rows += 1;
+    refused(options, "--max-rows 1398102: a message of a step would have 2147484672 bytes, and MPI "
+                     "carries at most 2147483583: at most 1398101 rows, or more head shares "
+                     "(--partition)");
+    struct layout three = {.model_ranks = 1, .attention_ranks = 3, .heads = 3, .sequences = 1};
+    assert_true(budget_limits(&limits, &options, &three, &service, 2048, &fault));
+    assert_true(budget_limits(&limits, &options, &colocated, &service, 2048, &fault));
+    /* with as many KV heads as heads, and 4 bytes an element, K and V are twice as large as Q */
+    struct service square = service;
+    square.n_kv_heads = 9;
+    options.kv_type = KV_F32;
+    options.max_rows = 1000000; /* 5 heads of 9 on the first rank: 2560 bytes */
+    assert_false(budget_limits(&limits, &options, &two, &square, 2048, &fault));
+    assert_non_null(strstr(fault.text, "would have 2560000000 bytes"));
+}
+
 /* A device that takes a million bytes a thread, a hundred a word of the vocabulary, ten a head and
  * one a dimension of a head. */
 static size_t made_up_bytes(const struct device_options *options,
@@ -179,6 +204,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batch_has_defaults),
         cmocka_unit_test(contradictions_are_refused),
+        cmocka_unit_test(messages_that_mpi_cannot_carry_are_refused),
         cmocka_unit_test(ranks_hold_their_share),
         cmocka_unit_test(pages_follow_memory),
         cmocka_unit_test(pages_as_asked_for),

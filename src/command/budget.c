@@ -24,6 +24,24 @@ static void open_messages(struct messages *messages, const struct layout *layout
     messages_open(messages, &topology, service, limits->max_rows, kv_type);
 }
 
+/* The largest message and a header are what a wire can carry. */
+static bool check_messages(const struct batch_limits *limits, const struct options *options,
+                           const struct layout *layout, const struct service *service,
+                           struct fault *fault) {
+    struct messages messages;
+    if (layout->attention_ranks == 0) return true;
+    open_messages(&messages, layout, 0, service, limits, options->kv_type);
+    size_t largest = messages_largest(&messages), header = header_most_bytes(limits);
+    messages_close(&messages);
+    if (header > largest) largest = header;
+    if (largest <= WIRE_MOST_BYTES) return true;
+    size_t row_bytes = largest / (size_t)limits->max_rows;
+    return fault_user(fault,
+                      "--max-rows %d: a message of a step would have %zu bytes, and MPI carries at "
+                      "most %d: at most %zu rows, or more head shares (--partition)",
+                      limits->max_rows, largest, WIRE_MOST_BYTES, WIRE_MOST_BYTES / row_bytes);
+}
+
 bool budget_limits(struct batch_limits *limits, const struct options *options,
                    const struct layout *layout, const struct service *service, int model_context,
                    struct fault *fault) {
@@ -53,7 +71,7 @@ bool budget_limits(struct batch_limits *limits, const struct options *options,
     if (limits->context > model_context)
         return fault_user(fault, "--context %d exceeds the model's %d tokens", limits->context,
                           model_context);
-    return true;
+    return check_messages(limits, options, layout, service, fault);
 }
 
 /* What the wires of a rank set aside: for its messages, and for the headers it sends or takes. */

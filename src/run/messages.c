@@ -62,6 +62,17 @@ size_t messages_bytes(const struct messages *messages) {
     return sum;
 }
 
+size_t messages_largest(const struct messages *messages) {
+    size_t largest = 0;
+    for (int at = 0; at < messages->n_incoming; at++)
+        if (messages->incoming[at].most_bytes > largest)
+            largest = messages->incoming[at].most_bytes;
+    for (int at = 0; at < messages->n_outgoing; at++)
+        if (messages->outgoing[at].most_bytes > largest)
+            largest = messages->outgoing[at].most_bytes;
+    return largest;
+}
+
 void messages_close(struct messages *messages) {
     free(messages->incoming);
     free(messages->outgoing);

@@ -21,13 +21,14 @@
 
 enum { MAX_LANES = 16, PROGRESS_INTERVAL_NS = 10000 };
 
-/* In front of every payload. 64 bytes, so that the payload stays aligned as the buffer is. */
+/* In front of every payload, which stays aligned as the buffer is. */
 struct envelope {
     int32_t message, slot, layer, lane;
     uint32_t use; /* counts the messages of this (slot, message, lane, peer) */
     uint32_t n_bytes;
     char unused[40];
 };
+_Static_assert(sizeof(struct envelope) == WIRE_ENVELOPE_BYTES, "an envelope of other size");
 
 struct port {
     struct envelope *envelope; /* then most_bytes of payload */
@@ -105,7 +106,7 @@ static void open_comm(struct wire *wire) {
 
 static void open_port(struct port *port, enum message message, int slot, int lane, int peer,
                       size_t most_bytes) {
-    REQUIRE(most_bytes < INT32_MAX - sizeof(struct envelope), "a message of %zu bytes", most_bytes);
+    REQUIRE(most_bytes <= WIRE_MOST_BYTES, "a message of %zu bytes", most_bytes);
     *port = (struct port){
         .most_bytes = most_bytes, .message = message, .slot = slot, .lane = lane, .peer = peer};
     port->envelope = check_alloc(1, sizeof *port->envelope + most_bytes);
