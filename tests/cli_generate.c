@@ -320,7 +320,7 @@ static void log_json_is_json(void **state) {
 static void dry_run_has_three_codes(void **state) {
     (void)state;
     assert_int_equal(generate(1, "--dry-run -i good.jsonl -o dry.jsonl"), 0);
-    last_line_says("without --dry-run the same command runs it");
+    last_line_says("to run it leave out --dry-run, on");
     says(printed, "requests   12 good (0 chat), 0 bad; 12 prompts, 12 sequences to generate");
     /* lengths 3, 20, ..., 190: numpy.percentile gives 96.5, 171.3, 188.13 */
     says(printed, "tokens: least 3, p50 96, p90 171, p99 188, most 190");
@@ -357,7 +357,7 @@ static void dry_run_knows_what_is_answered(void **state) {
                   "requests   0 good (0 chat), 0 bad; 0 prompts, 0 sequences to generate\n");
     assert_int_equal(
         generate(1, "--dry-run -i bad.jsonl -o half.jsonl --resume --retry-failed --errors e"), 2);
-    says(said, "errors was null and is now \"e\"");
+    says(said, "errors was not given and is now \"e\"");
     assert_int_equal(generate(1, "--dry-run -i bad.jsonl -o half.jsonl --resume --retry-failed"),
                      3);
     says(printed, "answered   2 lines by an earlier run, 0 of them with an error\n");

@@ -353,7 +353,7 @@ static void what_can_never_run_says_how_it_could(void **state) {
     rules.kv_tokens = 20;
     parse("{\"prompt\":\"hi\"}");
     expect_refused("kv_budget_exceeded",
-                   "the KV cache holds 20: it can never run; raise --kv-tokens");
+                   "the KV cache it goes to holds 20: it can never run; raise --kv-tokens");
     good("{\"prompt\":\"hi\",\"max_tokens\":18}");
     parse("{\"prompt\":\"hi\",\"max_tokens\":19}");
     expect_refused("kv_budget_exceeded", "smaller max_tokens");

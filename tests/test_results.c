@@ -458,16 +458,16 @@ static void a_different_job_is_named(void **state) {
     strcpy(before, read_whole(job_path()));
     options.resume = true;
     options.temperature = 0.5f;
-    refuse_results(FAULT_USER, "option temperature was 0.0 and is now 0.5");
+    refuse_results(FAULT_USER, "--temperature was 0.0 and is now 0.5");
     options.temperature = 0;
     options.kv_type = KV_F32;
-    refuse_results(FAULT_USER, "option kv_type was \"f16\" and is now \"f32\"");
+    refuse_results(FAULT_USER, "--kv-type was \"f16\" and is now \"f32\"");
     options.kv_type = KV_F16;
     options.seed = UINT64_MAX;
-    refuse_results(FAULT_USER, "option seed was \"0\" and is now \"18446744073709551615\"");
+    refuse_results(FAULT_USER, "--seed was \"0\" and is now \"18446744073709551615\"");
     options.seed = 0;
     options.system = "\x1b[2J";
-    refuse_results(FAULT_USER, "option system was null and is now ");
+    refuse_results(FAULT_USER, "--system was not given and is now ");
     options.system = NULL;
     options.n_inputs = 2;
     refuse_results(FAULT_USER, "the number of inputs was 1 and is now 2");
@@ -604,7 +604,7 @@ static void answers_that_came_while_waiting_stay(void **state) {
         bool resume;
         uint64_t seed;
         const char *reason;
-    } late[] = {{true, 7, "option seed was \"0\" and is now \"7\""},
+    } late[] = {{true, 7, "--seed was \"0\" and is now \"7\""},
                 {false, 0, "exists: --resume continues it, --overwrite replaces it"}};
     for (size_t at = 0; at < sizeof late / sizeof *late; at++) {
         assert_int_equal(rename(options.output, aside), 0);

@@ -337,8 +337,12 @@ static int look_through(struct dry_run *dry, struct fault *fault) {
         return EXIT_WORLD;
     }
     if (dry->n_bad == 0) {
+        int n_ranks = dry->layout.model_ranks + dry->layout.attention_ranks;
         log_note(
-            "dry run: nothing was loaded or written; without --dry-run the same command runs it");
+            "dry run: nothing was loaded or written; to run it leave out --dry-run%s, on %d MPI "
+            "rank%s",
+            dry->options->output ? "" : " and name an output with -o", n_ranks,
+            n_ranks == 1 ? "" : "s");
         return results_counts(dry->results).n_kept_failed > 0 ? EXIT_REQUESTS : EXIT_DONE;
     }
     log_note(

@@ -197,8 +197,10 @@ static json_t *make_record(const struct options *options, const char *model_fing
 }
 
 static void show(char *out, size_t size, const json_t *value) {
-    char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-    log_escape(out, size, text ? text : "nothing", strlen(text ? text : "nothing"));
+    bool given = value && !json_is_null(value) &&
+                 !(json_is_integer(value) && json_integer_value(value) == -1);
+    char *text = given ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    log_escape(out, size, text ? text : "not given", strlen(text ? text : "not given"));
     free(text);
 }
 
@@ -247,7 +249,9 @@ static bool check_options(const struct job_file *job, const json_t *was, json_t 
     json_t *value;
     json_object_foreach(is, name, value) {
         char what[64];
-        snprintf(what, sizeof what, "option %s", name);
+        snprintf(what, sizeof what, "--%s", name);
+        for (char *at = what; *at; at++)
+            *at = *at == '_' ? '-' : *at; /* as it is typed */
         if (!check_same(job, what, json_object_get(was, name), value, fault)) return false;
     }
     return true;

@@ -47,8 +47,8 @@ static bool find_max_new(struct request *request, const struct request_rules *ru
     if ((int64_t)n_prompt + *max_new > rules->kv_tokens)
         return request_refuse(request, "max_tokens", "kv_budget_exceeded",
                               "the prompt has %d tokens and up to %d are to be made, but the KV "
-                              "cache holds %lld: it can never run; raise --kv-tokens or "
-                              "--kv-memory, use more attention ranks, or set a smaller max_tokens",
+                              "cache it goes to holds %lld: it can never run; raise "
+                              "--kv-tokens or --kv-memory, or set a smaller max_tokens",
                               n_prompt, *max_new, (long long)rules->kv_tokens);
     return true;
 }

@@ -130,8 +130,8 @@ restore
 sed -i 's/"version": 1/"version": 2/' r.jsonl.job.json
 again 2 'version was 2 and is now 1'
 restore
-again 2 'option kv_type was "bf16" and is now "f32"' --kv-type f32
-again 2 'option seed was "0" and is now "7"' --seed 7
+again 2 '--kv-type was "bf16" and is now "f32"' --kv-type f32
+again 2 '--seed was "0" and is now "7"' --seed 7
 cp in.jsonl other.jsonl
 foretold 'input 1 was "in.jsonl" and is now "other.jsonl"' "${one[@]}" -i other.jsonl -o r.jsonl --resume
 "$MAKE_GGUF" --seed 2 -o other.gguf
