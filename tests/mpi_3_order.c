@@ -1,10 +1,10 @@
 /* mpi_3_order.c - decode issues exactly the operations of tests/turn_order.h, in that order, on
  * every rank: the lists that test_schedule.c proves free of deadlock are the lists that run.
  *
- * Wire and device are wrapped and write down what they are asked for. Of the model rank's work in a
- * turn the first operator stands for all; that K and V are computed behind SCATTER_Q is counted
- * apart. With total_order the replies come a turn later, over a wire that does not need it: same
- * bits, other order.
+ * Wire and device are wrapped and write down what they are asked for; headers, which go over a wire
+ * of their own, are left out of both lists. Of the model rank's work in a turn the first operator
+ * stands for all; that K and V are computed behind SCATTER_Q is counted apart. With total_order the
+ * replies come a turn later, over a wire that does not need it: same bits, other order.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,6 +99,25 @@ static void print_operation(const char *name, const struct turn_operation *opera
            operation->slot, operation->step, operation->gap, operation->peer);
 }
 
+/* The operations of this rank but for headers. */
+static int list_expected(const struct turn_order *order, struct turn_operation *list) {
+    int n = turn_order_list(order, rank, list), n_kept = 0;
+    for (int at = 0; at < n; at++) {
+        if (list[at].kind == OPERATION_COMPUTE || list[at].message != MESSAGE_STEP)
+            list[n_kept++] = list[at];
+    }
+    return n_kept;
+}
+
+/* Steps of all slots in which anybody has rows. */
+static int count_steps(const struct turn_order *order) {
+    int n = 0;
+    for (int slot = 0; slot < order->n_slots; slot++)
+        for (int step = 0; step < order->n_steps[slot]; step++)
+            n += order->peers[slot][step] != 0;
+    return n;
+}
+
 static bool same(const struct turn_operation *a, const struct turn_operation *b) {
     return a->kind == b->kind && a->message == b->message && a->slot == b->slot &&
            a->step == b->step && a->gap == b->gap && a->peer == b->peer;
@@ -106,7 +125,7 @@ static bool same(const struct turn_operation *a, const struct turn_operation *b)
 
 static void compare(const struct turn_order *order, const char *name) {
     static struct turn_operation expected[MAX_OPERATIONS];
-    int n = turn_order_list(order, rank, expected), at = 0;
+    int n = list_expected(order, expected), at = 0;
     while (at < n && at < seen.n && same(&seen.list[at], &expected[at]))
         at++;
     if (at < n || at < seen.n) {
@@ -118,7 +137,7 @@ static void compare(const struct turn_order *order, const char *name) {
         printf("%s: %d operations in order on rank 0\n", name, n);
     }
     /* K and V of every gap are products behind its Q */
-    if (rank == 0 && seen.n_behind_q < 2 * order->n_slots * order->n_steps * order->n_gaps) {
+    if (rank == 0 && seen.n_behind_q < 2 * count_steps(order) * order->n_gaps) {
         n_bad += 1;
         printf("FAILED %s: Q did not leave before K and V were computed\n", name);
     }
@@ -129,19 +148,41 @@ static void compare(const struct turn_order *order, const char *name) {
 
 struct trial {
     int heads, sequences;
-    int n_prompt, max_rows; /* a sequence a slot and owner, all alike: every step has all peers */
+    int n_prompt, max_rows;
+    int max_new[MAX_SEQUENCES]; /* tokens of each sequence */
+    int n_sequences;            /* at most one a slot and owner; 0: as many */
 };
 
 static void open_list(struct rig_list *list, const struct trial *trial, int vocabulary) {
     struct rig_wish wish[MAX_SEQUENCES];
     for (int at = 0; at < MAX_SEQUENCES; at++) {
         wish[at] = (struct rig_wish){.n_prompt = trial->n_prompt,
-                                     .max_new = 5,
+                                     .max_new = trial->max_new[at],
                                      .text = 1 + (uint64_t)at,
                                      .sampling = rig_greedy()};
         wish[at].sampling.n_logprobs = 3;
     }
     rig_list_open(list, wish, MAX_SEQUENCES, vocabulary);
+}
+
+/* What the leader makes of a trial: slots share the sequences evenly, the first ones to the first
+ * slot; owners take turns. A sequence has rows in as many steps as its prompt has chunks and it has
+ * tokens, less one for the chunk that gives the first. */
+static struct turn_order order_of(const struct trial *trial, int n_slots, int n_sequences,
+                                  int n_gaps, bool total_order) {
+    int n_chunks = (trial->n_prompt + trial->max_rows - 1) / trial->max_rows;
+    struct turn_order order =
+        turn_order_full(n_slots, n_gaps, 0, trial->heads * trial->sequences, total_order);
+    int in_slot = (n_sequences + n_slots - 1) / n_slots;
+    for (int at = 0; at < n_sequences; at++) {
+        int slot = at / in_slot, owner = at % trial->sequences;
+        int n_steps = n_chunks + trial->max_new[at] - 1;
+        unsigned peers = ((1u << trial->heads) - 1) << owner * trial->heads;
+        for (int step = 0; step < n_steps; step++)
+            order.peers[slot][step] |= peers;
+        if (n_steps > order.n_steps[slot]) order.n_steps[slot] = n_steps;
+    }
+    return order;
 }
 
 static void run_trial(const struct rig_group *group, const struct trial *trial, int n_slots,
@@ -162,18 +203,16 @@ static void run_trial(const struct rig_group *group, const struct trial *trial, 
                             .q_first = true,
                             .device_ops = &device_ops,
                             .wire_ops = &wire_ops};
-    int n_chunks = (trial->n_prompt + trial->max_rows - 1) / trial->max_rows;
-    struct turn_order order = {.n_slots = n_slots,
-                               .n_gaps = group->service.n_gaps,
-                               .n_steps = n_chunks + 4,
-                               .n_attention = trial->heads * trial->sequences,
-                               .mirrored = total_order};
+    int n_sequences = trial->n_sequences ? trial->n_sequences : n_slots * trial->sequences;
+    struct turn_order order =
+        order_of(trial, n_slots, n_sequences, group->service.n_gaps, total_order);
     char name[128];
-    snprintf(name, sizeof name, "%dx%d, %d slots, %s", trial->heads, trial->sequences, n_slots,
+    snprintf(name, sizeof name, "%dx%d, %d sequences in %d slots, %s", trial->heads,
+             trial->sequences, n_sequences, n_slots,
              total_order ? "total order" : "replies at once");
     seen.n = seen.n_behind_q = 0;
     seen.step[0] = seen.step[1] = -1;
-    if (list) list->n = n_slots * trial->sequences;
+    if (list) list->n = n_sequences;
     rig_run(group, &what, list);
     compare(&order, name);
 }
@@ -210,7 +249,14 @@ static void test_layout(const struct trial *trial, const struct rig_model *model
 }
 
 int main(int argc, char **argv) {
-    static const struct trial trials[] = {{1, 1, 40, 16}, {2, 1, 40, 16}, {1, 2, 20, 512}};
+    static const struct trial trials[] = {
+        {1, 1, 40, 16, {5, 5, 5, 5}, 0},
+        {2, 1, 40, 16, {5, 5, 5, 5}, 0},
+        {1, 2, 20, 512, {5, 5, 5, 5}, 0},
+        {1, 2, 20, 512, {5, 2, 3, 6}, 0}, /* owners and slots end one by one */
+        {1, 2, 20, 512, {2, 5}, 2},       /* of two slots each has rows of one owner only */
+        {2, 1, 40, 16, {4}, 1},           /* a slot with nothing beside one with all */
+    };
     rank = rig_begin(&argc, &argv);
     struct rig_model model;
     struct make_gguf_wish made = make_gguf_default();
