@@ -30,9 +30,9 @@ struct budget_basis {
     const struct service *service;
     const struct layout *layout;
     const struct batch_limits *limits;
-    int64_t file_bytes; /* of the model file */
-    int vocabulary;     /* likewise */
-    int n_threads;      /* of a rank */
+    int64_t weight_bytes; /* of the model's weights on its device */
+    int vocabulary;
+    int n_threads; /* of a rank */
     enum kv_type kv_type;
 };
 

@@ -134,14 +134,20 @@ struct device_limits {
 
 struct device_options {
     int n_threads;
+    int index;                /* of several devices of the kind in this host: rank on the host */
     int isa;                  /* enum isa_wish: 0 lets the device choose */
     void (*progress)(void *); /* called by the opening thread inside long operators, or NULL */
     void *progress_argument;
 };
 
 struct device_ops {
-    const char *name; /* "cpu" */
+    const char *name;        /* "cpu" */
+    enum element activation; /* of values between operators; logits are f32 everywhere */
 
+    /* How many of the kind this host shows; 0: none, or not built. */
+    int (*count)(void);
+    /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */
+    int64_t (*free_bytes)(const struct device_options *options);
     /* False with a fault when the processor is not there or lacks what was asked for. */
     bool (*open)(struct device **device, const struct device_options *options, struct fault *fault);
     void (*prepare)(struct device *device, const struct device_limits *limits);
@@ -164,6 +170,8 @@ struct device_ops {
     /* A value is ready for scatter when all that was enqueued before its seal is done (rule 5). */
     void (*seal)(struct device *device, const struct value *value);
 
+    /* Bytes that load takes for a tensor, whose data is not looked at. */
+    size_t (*weight_bytes)(const struct tensor *tensor);
     /* Bring a tensor into the device's own layout. `data` may be released afterwards. */
     struct weight *(*load)(struct device *device, const struct tensor *tensor);
     void (*unload)(struct device *device, struct weight *weight);
@@ -171,6 +179,10 @@ struct device_ops {
      * factor[i] (factor NULL: 1), times scale. Computed in double. Released with unload. */
     struct weight *(*load_rope)(struct device *device, int n_rotated, double base, double scale,
                                 const float *factor, int n_positions);
+
+    /* A slot's step begins: operators that take `rows` are given these until the slot's next begin.
+     * A device with memory of its own takes the arrays along here, once for all layers. */
+    void (*begin)(struct device *device, const struct rows *rows);
 
     /* Operators. Shapes: rows as in `rows`, columns as in the values. out never overlaps an input.
      */
@@ -212,5 +224,6 @@ struct device_ops {
 };
 
 extern const struct device_ops device_cpu;
+extern const struct device_ops device_cuda; /* in cuda/, where it is built */
 
 #endif

@@ -58,6 +58,7 @@ struct node {
     int input[3];
     int columns;
     int weight, bias; /* index into graph->weight, or -1 */
+    bool logits;      /* sample reads it: float32, whatever activations are */
     char name[48];    /* for people: "blk.3.attn_q" */
     union {
         struct {
@@ -78,7 +79,7 @@ struct graph {
     int n_weights, weight_capacity;
     struct graph_weight *weight;
     int n_attention;
-    int element_bytes; /* of an activation: 4 on CPU ranks, 2 where they are bf16 */
+    int element_bytes; /* of an activation: 4 on CPU ranks, 2 on GPU ranks (bf16) */
 };
 
 void graph_open(struct graph *graph, int element_bytes);

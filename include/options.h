@@ -23,6 +23,7 @@ enum role_wish { ROLE_WISH_AUTO, ROLE_WISH_MODEL, ROLE_WISH_ATTENTION };
 enum kv_type { KV_F32, KV_F16, KV_BF16 };
 enum output_order { OUTPUT_COMPLETION, OUTPUT_INPUT };
 enum input_order { ORDER_INPUT, ORDER_LONGEST };
+enum device_wish { DEVICE_WISH_AUTO, DEVICE_WISH_CPU, DEVICE_WISH_CUDA };
 enum isa_wish { ISA_WISH_AUTO, ISA_WISH_PLAIN, ISA_WISH_AVX2, ISA_WISH_AVX512 };
 
 /* "f32", "f16", "bf16". */
@@ -65,6 +66,7 @@ struct options {
     bool q_first;
     double deadline_s;
     enum isa_wish isa;  /* --cpu-isa */
+    enum device_wish model_device, attention_device;
     bool wire_progress; /* --wire-progress: drive messages while computing */
 
     /* memory and batch */

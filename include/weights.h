@@ -19,6 +19,9 @@ struct weights {
  * `context` positions. The file's pages are let go of as they are read. */
 void weights_open(struct weights *weights, const struct graph *graph, const struct gguf *gguf,
                   const struct device_ops *ops, struct device *device, int context);
+/* Bytes the device `ops` would hold them in (pure). */
+size_t weights_bytes(const struct graph *graph, const struct gguf *gguf,
+                     const struct device_ops *ops);
 void weights_close(struct weights *weights);
 
 #endif

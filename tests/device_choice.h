@@ -259,6 +259,7 @@ static inline void lot_embed(const struct subject *subject, const struct lot *lo
             sequence[row] = row;
         }
         struct rows rows = {.n_rows = N_SEQUENCES, .id = id, .position = at, .sequence = sequence};
+        subject->ops->begin(subject->device, &rows);
         subject->ops->embed(subject->device, &rows, out, table);
     }
     value_release(subject, &out);
@@ -288,6 +289,7 @@ static inline int check_batch(const struct subject *subject, const struct lot *l
     static struct token_score score[MOST_PICKED * SCORES];
     struct value logits = value_of(subject, n, lot->vocabulary, lot_row(lot, first));
     struct rows rows = {.slot = first % 2, .step = first, .n_picked = n, .wish = lot->wish + first};
+    subject->ops->begin(subject->device, &rows);
     subject->ops->sample(subject->device, &rows, logits);
     subject->ops->take_tokens(subject->device, rows.slot, rows.step, n, token, score);
     int n_off = 0;

@@ -53,7 +53,8 @@ static int walk_root(const struct graph *graph, int node) {
 }
 
 static int walk_element_bytes(const struct graph *graph, int node) {
-    return graph->node[node].op == OP_SAMPLE ? 4 : graph->element_bytes;
+    const struct node *made = &graph->node[node];
+    return made->op == OP_SAMPLE || made->logits ? 4 : graph->element_bytes;
 }
 
 static void walk_write(struct walk *walk, int node) {

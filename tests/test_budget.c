@@ -119,7 +119,7 @@ static void ranks_hold_their_share(void **state) {
                                  .service = &service,
                                  .layout = &two,
                                  .limits = &limits,
-                                 .file_bytes = 1000,
+                                 .weight_bytes = 1000,
                                  .vocabulary = 500,
                                  .n_threads = 3,
                                  .kv_type = KV_BF16};

@@ -8,6 +8,8 @@ static struct subjects open_for(const struct shape *shape) {
         .n_slots = N_SLOTS,
         .max_rows = MOST_ROWS,
         .max_picked = 1,
+        .max_sequences = MOST_CHUNKS,
+        .context = 2048,
         .n_heads = n_heads(shape),
         .n_kv_heads = shape->n_kv_heads,
         .head_dim = shape->head_dim,
@@ -85,6 +87,7 @@ static void append(const struct subject *subject, const struct kv_cache *cache,
         struct value kv = pack(subject, &s->shape, sequence, first, last);
         struct chunk chunk = {0, last - first, first, sequence->page};
         struct rows rows = {.n_rows = last - first, .n_chunks = 1, .chunk = &chunk};
+        subject->ops->begin(subject->device, &rows);
         subject->ops->append_kv(subject->device, &rows, cache, LAYER, kv);
         value_release(subject, &kv);
     }
@@ -109,6 +112,7 @@ static void append_newest(const struct subject *subject, const struct kv_cache *
         value_release(subject, &kv);
     }
     struct rows rows = {.n_rows = s->n_rows, .n_chunks = s->n_chunks, .chunk = s->chunk};
+    subject->ops->begin(subject->device, &rows);
     subject->ops->append_kv(subject->device, &rows, cache, LAYER, all);
     value_release(subject, &all);
 }
@@ -141,6 +145,7 @@ static void attend(const struct subject *subject, const struct kv_cache *cache,
     size_t begin = (size_t)first_row * (size_t)width, n = (size_t)rows->n_rows * (size_t)width;
     struct value q = value_of(subject, rows->n_rows, width, s->q + begin);
     struct value out = value_alloc(subject, rows->n_rows, width);
+    subject->ops->begin(subject->device, rows);
     subject->ops->attend(subject->device, rows, cache, shape, part, q, out);
     if (part != ATTEND_CACHED) {
         char what[96];

@@ -106,6 +106,7 @@ static void read_rope(const struct subject *subject, const struct weight *table,
     struct value x = value_of(subject, MOST_ROWS, n_rotated, ones);
     struct value out = value_alloc(subject, MOST_ROWS, n_rotated);
     struct rows rows = {.n_rows = MOST_ROWS, .position = position};
+    subject->ops->begin(subject->device, &rows);
     subject->ops->rope(subject->device, &rows, out, x, shape, table);
     value_read(subject, &out, MOST_ROWS, angles);
     value_release(subject, &x);
@@ -180,6 +181,7 @@ static void check_rope(const struct subject *subject, const struct rope_case *c)
         struct value from = value_of(subject, n_rows, width, x + begin);
         struct value out = value_alloc(subject, n_rows, width);
         struct rows rows = {.n_rows = n_rows, .position = position + first};
+        subject->ops->begin(subject->device, &rows);
         subject->ops->rope(subject->device, &rows, out, from, c->shape, table);
         value_read(subject, &out, n_rows, got);
         check_floats(subject, "rope", expected + begin, got, n - begin, 1e-5f);
@@ -290,6 +292,7 @@ static void pick_copies_rows(void **state) {
         struct value from = value_of(subject, MOST_ROWS, COLUMNS, x);
         struct value out = value_alloc(subject, N_PICKED, COLUMNS);
         struct rows rows = {.n_rows = MOST_ROWS, .n_picked = N_PICKED, .picked = picked};
+        subject->ops->begin(subject->device, &rows);
         subject->ops->pick(subject->device, &rows, out, from);
         value_read(subject, &out, N_PICKED, got);
         check_floats(subject, "pick", expected, got, N_PICKED * COLUMNS, 0);

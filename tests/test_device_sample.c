@@ -409,6 +409,7 @@ static void broken_rows_still_give_an_id(void **state) {
         struct token_score score[N * SCORES];
         struct value logits = value_of(subject, N, VOCABULARY, lot.logits);
         struct rows rows = {.n_picked = N, .wish = lot.wish};
+        subject->ops->begin(subject->device, &rows);
         subject->ops->sample(subject->device, &rows, logits);
         subject->ops->take_tokens(subject->device, 0, 0, N, token, score);
         for (int row = 0; row < N; row++)

@@ -100,6 +100,7 @@ static void greedy_step(const struct subject *subject, int slot, int step,
     }
     struct value value = value_of(subject, ROWS, VOCABULARY, logits);
     struct rows rows = {.slot = slot, .step = step, .n_picked = ROWS, .wish = wish};
+    subject->ops->begin(subject->device, &rows);
     subject->ops->sample(subject->device, &rows, value);
     value_release(subject, &value);
 }
@@ -139,9 +140,11 @@ static void check_way_back(const struct subject *subject) {
                                 .position = position,
                                 .sequence = sequence};
             struct value out = value_alloc(subject, ROWS, COLUMNS);
+            subject->ops->begin(subject->device, &rows);
             subject->ops->embed(subject->device, &rows, out, weight);
             value_read(subject, &out, ROWS, got);
-            check_floats(subject, "embed of sampled tokens", expected, got, ROWS * COLUMNS, 0);
+            check_floats(subject, "embed of sampled tokens", expected, got, ROWS * COLUMNS,
+                         subject->rounding);
             value_release(subject, &out);
             greedy_step(subject, slot, step, wish);
             int64_t done_ns[2] = {0};

@@ -262,7 +262,7 @@ static void bad_values_are_named_with_what_is_allowed(void **state) {
         {"top-k", "-1", "a whole number from 0 to 1000000000"},
         {"kv-type", "q8_0", "one of f32, f16, bf16"},
         {"wire", "ucx", "one of auto, mpi"},
-        {"model-device", "CPU", "one of auto, cpu"},
+        {"model-device", "CPU", "one of auto, cpu, cuda"},
         {"q-first", "yes", "on or off"},
         {"temperature", "inf", "a number from 0 to 100"},
         {"temperature", "-0.1", "a number from 0 to 100"},
@@ -290,13 +290,17 @@ static void bad_values_are_named_with_what_is_allowed(void **state) {
 
 static void unbuilt_parts_are_refused_by_name(void **state) {
     (void)state;
-    static const char *const refused[] = {
-        "--model-width 2",     "--replicas 2",    "--groups 2",          "--no-prefix-cache",
-        "--slots 3",           "--prefill model", "--shares equal",      "--shares 1,2,1",
-        "--model-device cuda", "--wire nccl",     "--wire device",       "--attention-device cuda",
-        "--checkpoint d",      "--restore kv",    "--keep-checkpoint",   "--checkpoint-kv never",
-        "--time-limit auto",   "--trace t.h5",    "--model-ranks 2",     "--checkpoint-interval 1",
-        "-m shape:8x64",       "--no-cache",      "--partition tokens=2"};
+    static const char *const refused[] = {"--model-width 2",     "--replicas 2",
+                                          "--groups 2",          "--no-prefix-cache",
+                                          "--slots 3",           "--prefill model",
+                                          "--shares equal",      "--shares 1,2,1",
+                                          "--wire nccl",         "--wire device",
+                                          "--checkpoint d",      "--restore kv",
+                                          "--keep-checkpoint",   "--checkpoint-kv never",
+                                          "--time-limit auto",   "--trace t.h5",
+                                          "--model-ranks 2",     "--checkpoint-interval 1",
+                                          "-m shape:8x64",       "--no-cache",
+                                          "--partition tokens=2"};
     for (size_t index = 0; index < sizeof refused / sizeof *refused; index++) {
         struct options options;
         struct line line;

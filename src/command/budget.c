@@ -100,7 +100,7 @@ struct budget budget_of_rank(const struct budget_basis *basis, int rank) {
     size_t arena = decode_arena_bytes(model ? basis->program : NULL, service, basis->limits,
                                       n_kv_heads, basis->kv_type);
     struct budget budget = {
-        .weight_bytes = model ? basis->file_bytes / 10 * 11 : 0,
+        .weight_bytes = model ? basis->weight_bytes / 10 * 11 : 0,
         .work_bytes = (int64_t)(arena + wire_bytes(basis, rank) + device_bytes(basis, rank)),
     };
     if (!model || colocated)

@@ -98,7 +98,8 @@ static struct budget budget_of(const struct dry_run *dry, int rank) {
                                  .service = &dry->service,
                                  .layout = &dry->layout,
                                  .limits = &dry->limits,
-                                 .file_bytes = (int64_t)dry->gguf.file_bytes,
+                                 .weight_bytes =
+                                     (int64_t)weights_bytes(&dry->graph, &dry->gguf, &device_cpu),
                                  .vocabulary = dry->model.vocabulary,
                                  .n_threads = dry->resources.n_threads,
                                  .kv_type = dry->options->kv_type};

@@ -109,13 +109,34 @@ static bool is_colocated(const struct run *run) {
     return run->topology.layout.attention_ranks == 0;
 }
 
+/* Which device this rank is to use. A GPU rank beside others needs a wire that reaches its memory.
+ */
+static void choose_device(struct run *run, struct fault *fault) {
+    const struct options *options = run->options;
+    const char *role = role_name(run->topology.role);
+    enum device_wish wish = is_model(run) ? options->model_device : options->attention_device;
+    bool alone = run->topology.n_ranks == 1, here = device_cuda.count() > 0;
+    if (wish == DEVICE_WISH_CUDA && !here)
+        fault_user(fault,
+                   "--%s-device cuda: no GPU is visible, or this lamina was built without CUDA "
+                   "(cmake --preset cuda)",
+                   role);
+    if (wish == DEVICE_WISH_CUDA && !alone)
+        fault_user(fault,
+                   "--%s-device cuda: a GPU rank works alone yet (colocated): its messages to "
+                   "other ranks are not built",
+                   role);
+    bool gpu = alone && here && wish != DEVICE_WISH_CPU;
+    run->device_ops = gpu ? &device_cuda : &device_cpu;
+}
+
 /* The model's header, and the program made of it. */
 static void open_model(struct run *run, struct fault *fault) {
     if (!is_model(run)) return;
     if (run->topology.leader && !report_check(run->options, fault)) return;
     if (!gguf_open(&run->gguf, run->options->model, fault)) return;
     if (!model_read(&run->model, &run->gguf, fault)) return;
-    graph_open(&run->graph, (int)sizeof(float));
+    graph_open(&run->graph, (int)element_bytes(run->device_ops->activation));
     model_write_graph(&run->graph, &run->model);
     program_open(&run->program, &run->graph, is_colocated(run));
     service_open(&run->service, &run->program);
@@ -147,14 +168,38 @@ static void derive_limits(struct run *run, struct fault *fault) {
                       run->model.context, fault);
 }
 
+static void progress(void *argument) {
+    struct run *run = argument;
+    if (run->wire) run->wire_ops->progress(run->wire);
+}
+
+static struct device_options device_options(struct run *run) {
+    bool alone = run->topology.n_ranks == 1;
+    return (struct device_options){.n_threads = run->resources.n_threads,
+                                   .isa = (int)run->options->isa,
+                                   .progress = alone ? NULL : progress,
+                                   .progress_argument = run};
+}
+
+/* A device with memory of its own holds the cache there. */
+static void find_memory(struct run *run) {
+    struct device_options options = device_options(run);
+    int64_t n_bytes = run->device_ops->free_bytes(&options);
+    if (n_bytes < 0) return;
+    run->resources.memory_bytes = n_bytes / 10 * 9;
+    run->resources.memory_from = "free on the device";
+}
+
 /* Pages this rank's memory can hold. */
 static int64_t own_pages(struct run *run, struct fault *fault) {
+    int64_t weight_bytes =
+        is_model(run) ? (int64_t)weights_bytes(&run->graph, &run->gguf, run->device_ops) : 0;
     struct budget_basis basis = {.program = &run->program,
-                                 .device_ops = &device_cpu,
+                                 .device_ops = run->device_ops,
                                  .service = &run->service,
                                  .layout = &run->topology.layout,
                                  .limits = &run->limits,
-                                 .file_bytes = (int64_t)run->gguf.file_bytes,
+                                 .weight_bytes = weight_bytes,
                                  .vocabulary = run->model.vocabulary,
                                  .n_threads = run->resources.n_threads,
                                  .kv_type = run->options->kv_type};
@@ -258,20 +303,10 @@ static void open_report(struct run *run, struct fault *fault) {
     report_open(&run->report, &about, fault);
 }
 
-static void progress(void *argument) {
-    struct run *run = argument;
-    if (run->wire) run->wire_ops->progress(run->wire);
-}
-
 static void open_device(struct run *run, struct fault *fault) {
-    bool alone = run->topology.n_ranks == 1;
-    struct device_options device = {.n_threads = run->resources.n_threads,
-                                    .isa = (int)run->options->isa,
-                                    .progress = alone ? NULL : progress,
-                                    .progress_argument = run};
-    run->device_ops = &device_cpu;
-    run->wire_ops = alone ? NULL : &wire_mpi;
-    if (!run->device_ops->open(&run->device, &device, fault)) return;
+    struct device_options device = device_options(run);
+    run->wire_ops = run->topology.n_ranks == 1 ? NULL : &wire_mpi;
+    run->device_ops->open(&run->device, &device, fault);
 }
 
 static void prepare_device(struct run *run) {
@@ -346,12 +381,15 @@ static void open_decode(struct run *run) {
 
 /* Open everything up to the loop. False with a fault agreed by all ranks. */
 static bool open_run(struct run *run, struct fault *fault) {
+    choose_device(run, fault);
+    if (!agree(run, fault, "choice of devices")) return false;
     open_model(run, fault);
     if (!agree(run, fault, "reading of the model's header")) return false;
     share_service(run);
     open_partition(run, fault);
     if (!agree(run, fault, "agreement on the partition")) return false;
     resources_find(&run->resources, run->options, &run->environment, &run->topology);
+    find_memory(run);
     derive_limits(run, fault);
     if (!agree(run, fault, "agreement on the batch")) return false;
     topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",

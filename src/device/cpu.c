@@ -80,6 +80,11 @@ static void cpu_seal(struct device *device, const struct value *value) {
     (void)device, (void)value;
 }
 
+/* The host's arrays are at hand. */
+static void cpu_begin(struct device *device, const struct rows *rows) {
+    (void)device, (void)rows;
+}
+
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
@@ -128,6 +133,19 @@ static void set_float_mode(void) {
 #if defined(__x86_64__)
     _mm_setcsr(0x1f80);
 #endif
+}
+
+static int cpu_count(void) {
+    return 1;
+}
+
+static int64_t cpu_free_bytes(const struct device_options *options) {
+    (void)options;
+    return -1;
+}
+
+static size_t cpu_weight_bytes(const struct tensor *tensor) {
+    return quant_bytes(tensor->type, (size_t)tensor->rows * (size_t)tensor->columns);
 }
 
 static bool cpu_open(struct device **opened, const struct device_options *options,
@@ -357,6 +375,10 @@ static void cpu_append_kv(struct device *device, const struct rows *rows,
 
 const struct device_ops device_cpu = {
     .name = "cpu",
+    .activation = ELEMENT_F32,
+    .count = cpu_count,
+    .free_bytes = cpu_free_bytes,
+    .weight_bytes = cpu_weight_bytes,
     .open = cpu_open,
     .prepare = cpu_prepare,
     .prepare_bytes = cpu_prepare_bytes,
@@ -371,6 +393,7 @@ const struct device_ops device_cpu = {
     .load = cpu_load,
     .unload = cpu_unload,
     .load_rope = cpu_load_rope,
+    .begin = cpu_begin,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .matmul = cpu_matmul,

@@ -44,7 +44,10 @@ static const struct option_choice log_levels[] = {{"quiet", LOG_QUIET, NULL},
                                                   {"debug", LOG_DEBUG, NULL},
                                                   {0}};
 static const struct option_choice devices[] = {
-    {"auto", 0, NULL}, {"cpu", 0, NULL}, {"cuda", 0, "put ranks of this role on GPUs"}, {0}};
+    {"auto", DEVICE_WISH_AUTO, NULL},
+    {"cpu", DEVICE_WISH_CPU, NULL},
+    {"cuda", DEVICE_WISH_CUDA, NULL},
+    {0}};
 static const struct option_choice wires[] = {
     {"auto", 0, NULL},
     {"mpi", 0, NULL},
@@ -197,11 +200,11 @@ static const struct option_row rows[] = {
      .argument = "auto|plain|avx2|avx512", TARGET(isa), .choice = isas, .initial = "auto",
      .help = "instructions of the CPU kernels; all give the same bits"},
     {.name = "model-device", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
-     .argument = "auto|cpu", .target = NO_TARGET, .choice = devices, .initial = "auto",
-     .help = "what model ranks compute on"},
+     .argument = "auto|cpu|cuda", TARGET(model_device), .choice = devices, .initial = "auto",
+     .help = "what model ranks compute on; auto: a GPU where there is one and the rank is alone"},
     {.name = "attention-device", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
-     .kind = OPTION_CHOICE, .argument = "auto|cpu", .target = NO_TARGET, .choice = devices,
-     .initial = "auto",
+     .kind = OPTION_CHOICE, .argument = "auto|cpu|cuda", TARGET(attention_device),
+     .choice = devices, .initial = "auto",
      .help = "what attention ranks compute on"},
     {.name = "wire", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
      .argument = "auto|mpi", .target = NO_TARGET, .choice = wires, .initial = "auto",

@@ -277,6 +277,7 @@ int graph_pick(struct graph *graph, const char *name, int x) {
 int graph_sample(struct graph *graph, const char *name, int logits) {
     require_activations(graph, name, logits);
     REQUIRE(graph_is_picked(graph, logits), "%s: only picked rows are sampled", name);
+    graph->node[logits].logits = true;
     return add_node(graph, name,
                     (struct node){.op = OP_SAMPLE,
                                   .n_inputs = 1,
@@ -289,7 +290,9 @@ int graph_sample(struct graph *graph, const char *name, int logits) {
 size_t graph_row_bytes(const struct graph *graph, int node) {
     const struct node *made = node_at(graph, node);
     if (ops[made->op].header) return 0;
-    int element_bytes = ops[made->op].integer ? TOKEN_BYTES : graph->element_bytes;
+    int element_bytes = ops[made->op].integer ? TOKEN_BYTES
+                        : made->logits        ? (int)sizeof(float)
+                                              : graph->element_bytes;
     return (size_t)made->columns * (size_t)element_bytes;
 }
 

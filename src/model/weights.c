@@ -17,15 +17,30 @@ static void let_go(const struct gguf_tensor *tensor) {
     if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
+static struct tensor view_of(const struct gguf_tensor *tensor, const struct graph_weight *wanted) {
+    REQUIRE(tensor, "tensor %s is missing", wanted->name);
+    return (struct tensor){.name = wanted->name,
+                           .type = tensor->type,
+                           .rows = wanted->rows,
+                           .columns = wanted->columns,
+                           .data = tensor->data};
+}
+
+size_t weights_bytes(const struct graph *graph, const struct gguf *gguf,
+                     const struct device_ops *ops) {
+    size_t n_bytes = 0;
+    for (int at = 0; at < graph->n_weights; at++) {
+        const struct graph_weight *wanted = &graph->weight[at];
+        struct tensor view = view_of(gguf_find_tensor(gguf, wanted->name), wanted);
+        n_bytes += ops->weight_bytes(&view);
+    }
+    return n_bytes;
+}
+
 static struct weight *load_one(struct weights *weights, const struct graph_weight *wanted,
                                const struct gguf *gguf) {
     const struct gguf_tensor *tensor = gguf_find_tensor(gguf, wanted->name);
-    REQUIRE(tensor, "tensor %s is missing", wanted->name);
-    struct tensor view = {.name = wanted->name,
-                          .type = tensor->type,
-                          .rows = wanted->rows,
-                          .columns = wanted->columns,
-                          .data = tensor->data};
+    struct tensor view = view_of(tensor, wanted);
     struct weight *weight = weights->ops->load(weights->device, &view);
     weights->file_bytes += tensor->n_bytes;
     let_go(tensor);

@@ -181,6 +181,8 @@ void decode_run(struct decode *d) {
         if (turn.slice == 0) { /* takes the header that is already here: who is in it, and where */
             int64_t begin = clock_now_ns();
             slot[turn.slot] = batch_begin(o->batch, turn.slot);
+            if (slot[turn.slot]->rows.n_rows > 0)
+                o->device_ops->begin(o->device, &slot[turn.slot]->rows);
             if (slot[turn.slot]->last) schedule_stop(&d->schedule, turn.slot, turn.step);
             clock_span(SPAN_HEADER, 0, 0, 0, begin);
         }

@@ -11,14 +11,15 @@ struct value memory_value(const struct decode_options *options, const struct are
     const struct program *program = options->program;
     const struct place *place = &program->place[node];
     int most = place->picked ? options->limits->max_picked : options->limits->max_rows;
-    enum op op = program->graph->node[node].op;
+    const struct node *made = &program->graph->node[node];
+    enum element activation = options->device_ops->activation;
     return (struct value){
         .buffer = place->picked ? arena->picked : arena->rows,
         .offset = place->offset * (size_t)most +
                   (size_t)place->first_column * (size_t)program->graph->element_bytes,
-        .columns = program->graph->node[node].columns,
+        .columns = made->columns,
         .stride = place->stride,
-        .element = op == OP_SAMPLE ? ELEMENT_I32 : ELEMENT_F32,
+        .element = made->op == OP_SAMPLE ? ELEMENT_I32 : made->logits ? ELEMENT_F32 : activation,
     };
 }
 
@@ -140,8 +141,9 @@ static void open_lane(struct memory *memory, struct lane *lane,
     lane->kv =
         alloc_value(options, memory->n_kv_heads * 2 * head_dim, kv_element(options->kv_type));
     if (options->topology->role == ROLE_MODEL) return;
-    lane->q = alloc_value(options, memory->n_heads * head_dim, ELEMENT_F32);
-    lane->out = alloc_value(options, memory->n_heads * head_dim, ELEMENT_F32);
+    enum element activation = options->device_ops->activation;
+    lane->q = alloc_value(options, memory->n_heads * head_dim, activation);
+    lane->out = alloc_value(options, memory->n_heads * head_dim, activation);
 }
 
 static void open_cache(struct memory *memory, const struct decode_options *options) {

@@ -36,7 +36,7 @@ refused '--resume needs files' --resume -i -
 refused '--resume needs files' --resume -o -
 refused '--model-width is not built yet' --model-width 2
 refused '--model-ranks 2 is not built yet' --model-ranks 2
-refused '--model-device' --model-device cuda
+[ -e /dev/nvidia0 ] || refused '--model-device cuda: no GPU is visible' --model-device cuda
 refused '--checkpoint is not built yet' --checkpoint folder
 refused '--slots 3 is not built yet' --slots 3
 

@@ -1,0 +1,147 @@
+/* cuda_device.h - what the files of the CUDA device share: private to cuda/.
+ *
+ * One compute stream; every operator enqueues on it and returns. What a step says of its rows is
+ * copied to the device once, by begin, from pinned memory; kernels take it from there, so that the
+ * same launches can be replayed for other rows. Values are bf16 between operators, f32 where the
+ * graph says so (logits) and in tests; sums are f32.
+ */
+#ifndef LAMINA_CUDA_DEVICE_H
+#define LAMINA_CUDA_DEVICE_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#define _Noreturn [[noreturn]] /* C++ has no such keyword */
+extern "C" {
+#include "clock.h"
+#include "device.h"
+}
+#undef _Noreturn
+
+/* The world's fault, with the call, the reason and the place in the list of turns. */
+#define CHECK_CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
+void cuda_check(cudaError_t error, const char *call, const char *file, int line);
+
+struct buffer {
+    unsigned char *data; /* device memory */
+    size_t n_bytes;
+};
+
+struct weight {
+    int rows, columns;
+    int stride;            /* elements from row to row of the matrix, a multiple of 8 */
+    __nv_bfloat16 *matrix; /* (rows, columns), zeros behind them; NULL in a rope table */
+    float *vector;         /* (columns) of a tensor of one row; a rope table: (positions, n_rotated),
+                              cosines, then sines */
+};
+
+/* A chunk of rows as kernels see it (struct chunk). */
+struct cuda_chunk {
+    int32_t first_row, n_rows, first_position;
+    int32_t first_page; /* of its list in cuda_rows.page */
+};
+
+/* The rows of one slot's step on the device, in one allocation that begin fills with one copy from
+ * pinned memory. The host keeps a copy of what grids depend on. */
+struct cuda_rows {
+    int n_rows, n_chunks, n_picked;
+    int32_t *id, *position, *sequence; /* (max_rows) */
+    int32_t *row_chunk;                /* (max_rows) the chunk of each row */
+    int32_t *picked;                   /* (max_picked) */
+    struct cuda_chunk *chunk;          /* (max_rows) */
+    int32_t *page;                     /* lists of pages, one behind another */
+    const struct cuda_chunk *host_chunk; /* (n_chunks) pinned copy of `chunk` */
+    struct staging *staging;             /* device_cuda.cu's: memory and its pinned ring */
+    struct attend_plan *plan;            /* attend.cu's, made anew by begin */
+};
+
+struct device {
+    struct device_options options;
+    struct device_limits limits;
+    int n_processors; /* streaming multiprocessors */
+    cudaStream_t stream;
+    struct cuda_rows *rows; /* (n_slots) */
+    char description[160];
+    struct matmuls *matmuls;     /* matmul.cu's */
+    struct sampler *sampler;     /* sample.cu's; NULL unless this rank samples */
+    struct attention *attention; /* attend.cu's */
+};
+
+/* Launch errors surface at the next check; call it behind every launch. */
+#define CHECK_LAUNCH() CHECK_CUDA(cudaGetLastError())
+
+/* A value's first element. */
+static inline void *value_data(const struct value *value) {
+    return value->buffer->data + value->offset;
+}
+
+/* Call `body` with T the C++ type of an element of f32 or bf16. */
+#define WITH_TYPE(element, T, ...)                                                                 \
+    do {                                                                                           \
+        if ((element) == ELEMENT_F32) {                                                            \
+            typedef float T;                                                                       \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            REQUIRE((element) == ELEMENT_BF16, "values of element %d", (int)(element));            \
+            typedef __nv_bfloat16 T;                                                               \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+template <class T> __device__ inline float to_float(T x) {
+    return (float)x;
+}
+template <class T> __device__ inline T from_float(float x) {
+    return (T)x;
+}
+
+/* rows.cu: the operators without weights matrices. */
+void cuda_embed(struct device *device, const struct rows *rows, struct value out,
+                const struct weight *table);
+void cuda_norm(struct device *device, int n_rows, struct value out, struct value x,
+               const struct weight *weight, float eps);
+void cuda_rope(struct device *device, const struct rows *rows, struct value out, struct value x,
+               struct rope_shape shape, const struct weight *table);
+void cuda_add(struct device *device, int n_rows, struct value out, struct value a,
+              struct value b);
+void cuda_swiglu(struct device *device, int n_rows, struct value out, struct value gate,
+                 struct value up);
+void cuda_pick(struct device *device, const struct rows *rows, struct value out, struct value x);
+
+/* matmul.cu */
+size_t matmul_bytes(void); /* that prepare takes; likewise below */
+void matmul_prepare(struct device *device);
+void matmul_close(struct device *device);
+void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
+                 const struct weight *weight, const struct weight *bias);
+
+/* sample.cu */
+size_t sample_bytes(const struct device_limits *limits);
+void sample_prepare(struct device *device);
+void sample_close(struct device *device);
+/* Called by begin: what is wanted of the picked rows travels with the step. */
+void sample_begin(struct device *device, const struct rows *rows);
+/* Tokens (max_picked) of a slot's step, on the device. */
+const int32_t *sample_tokens(const struct device *device, int slot, int step);
+/* Ids that embed saw: (max_sequences, context), on the device. */
+int32_t *sample_history(const struct device *device);
+void cuda_sample(struct device *device, const struct rows *rows, struct value logits);
+int64_t cuda_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
+                      struct token_score *score);
+
+/* attend.cu. The tables of a plan and the states of folds are taken by prepare, once. */
+size_t attend_bytes(const struct device_limits *limits);
+void attend_prepare(struct device *device);
+void attend_close(struct device *device);
+/* Called by begin, when the slot's rows stand in device->rows[slot]: cut the step's attention into
+ * equal shares and enqueue their copy to the device. */
+void attend_begin(struct device *device, const struct rows *rows);
+void cuda_pack_kv(struct device *device, int n_rows, struct value out, struct value k,
+                  struct value v, int head_dim);
+void cuda_append_kv(struct device *device, const struct rows *rows, const struct kv_cache *cache,
+                    int layer, struct value kv);
+void cuda_attend(struct device *device, const struct rows *rows, const struct kv_cache *cache,
+                 struct attend_shape shape, enum attend_part part, struct value q,
+                 struct value out);
+
+#endif

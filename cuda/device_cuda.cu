@@ -1,0 +1,422 @@
+/* device_cuda.cu - the CUDA device: memory, weights, and the rows of a step (device.h).
+ *
+ * Weights are bf16, whatever the file holds: tensor cores want them so, and a GPU has the room that
+ * a CPU rank saves by keeping blocks quantised. Vectors (norms, biases) stay f32. Loading unpacks on
+ * the host, in pieces through pinned memory, because every storage type is described once, in the
+ * table of quant.h.
+ *
+ * begin copies what a step says of its rows into a ring of pinned blocks and from there to the slot's
+ * tables with one copy on the compute stream: kernels of the step before have read theirs by then, and
+ * a pinned block comes up again only when its copy is long done. Bits: results of a row do not depend
+ * on its neighbours' values, but cuBLAS may sum in another order for another number of rows, so what
+ * the CPU promises bit by bit is promised here to a tolerance (docs/design.md section 6).
+ */
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_device.h"
+
+void cuda_check(cudaError_t error, const char *call, const char *file, int line) {
+    if (error == cudaSuccess) return;
+    check_fail("%s:%d: %s: %s", file, line, call, cudaGetErrorString(error));
+}
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+static struct buffer *buffer_alloc(struct device *device, size_t n_bytes) {
+    struct buffer *buffer = (struct buffer *)check_alloc(1, sizeof *buffer);
+    buffer->n_bytes = n_bytes;
+    size_t padded = (n_bytes + 255) / 256 * 256 + 256; /* kernels may read whole vectors */
+    CHECK_CUDA(cudaMalloc((void **)&buffer->data, padded));
+    CHECK_CUDA(cudaMemsetAsync(buffer->data, 0, padded, device->stream));
+    return buffer;
+}
+
+static void buffer_release(struct device *device, struct buffer *buffer) {
+    (void)device;
+    if (!buffer) return;
+    CHECK_CUDA(cudaFree(buffer->data));
+    free(buffer);
+}
+
+static void upload(struct device *device, struct buffer *to, size_t offset, const void *from,
+                   size_t n_bytes) {
+    REQUIRE(offset + n_bytes <= to->n_bytes, "upload past the end of a buffer");
+    CHECK_CUDA(cudaMemcpyAsync(to->data + offset, from, n_bytes, cudaMemcpyHostToDevice,
+                               device->stream));
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+}
+
+static void download(struct device *device, void *to, struct buffer *from, size_t offset,
+                     size_t n_bytes) {
+    REQUIRE(offset + n_bytes <= from->n_bytes, "download past the end of a buffer");
+    CHECK_CUDA(cudaMemcpyAsync(to, from->data + offset, n_bytes, cudaMemcpyDeviceToHost,
+                               device->stream));
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+}
+
+static void *host(struct buffer *buffer) {
+    (void)buffer;
+    return NULL;
+}
+
+/* Wires copy on the compute stream, behind what was enqueued. */
+static void seal(struct device *device, const struct value *value) {
+    (void)device, (void)value;
+}
+
+/* ---- the rows of a step -----------------------------------------------------------------------
+ */
+
+enum { RING = 4 };
+
+struct staging {
+    size_t n_bytes, page_offset;
+    int max_pages;
+    unsigned char *device;       /* (n_bytes) */
+    unsigned char *pinned[RING]; /* (n_bytes) each */
+    cudaEvent_t copied[RING];
+    int next;
+};
+
+static size_t put_table(size_t *offset, size_t count, size_t size) {
+    size_t at = *offset;
+    *offset += (count * size + 63) / 64 * 64;
+    return at;
+}
+
+/* Offsets of the tables in a slot's block. */
+struct tables {
+    size_t id, position, sequence, row_chunk, picked, chunk, page;
+};
+
+static struct tables lay_out(const struct device_limits *limits, size_t max_pages,
+                             size_t *n_bytes) {
+    size_t rows = (size_t)limits->max_rows, end = 0;
+    struct tables tables;
+    tables.id = put_table(&end, rows, sizeof(int32_t));
+    tables.position = put_table(&end, rows, sizeof(int32_t));
+    tables.sequence = put_table(&end, rows, sizeof(int32_t));
+    tables.row_chunk = put_table(&end, rows, sizeof(int32_t));
+    tables.picked = put_table(&end, (size_t)limits->max_picked, sizeof(int32_t));
+    tables.chunk = put_table(&end, rows, sizeof(struct cuda_chunk));
+    tables.page = put_table(&end, max_pages, sizeof(int32_t)); /* last: only what is used travels */
+    *n_bytes = end;
+    return tables;
+}
+
+static void open_rows(struct cuda_rows *rows, const struct device_limits *limits) {
+    struct staging *staging = (struct staging *)check_alloc(1, sizeof *staging);
+    int pages = (limits->context + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    int sequences = limits->max_sequences < limits->max_rows ? limits->max_sequences
+                                                              : limits->max_rows;
+    staging->max_pages = pages * sequences;
+    struct tables tables = lay_out(limits, (size_t)staging->max_pages, &staging->n_bytes);
+    staging->page_offset = tables.page;
+    CHECK_CUDA(cudaMalloc((void **)&staging->device, staging->n_bytes));
+    for (int at = 0; at < RING; at++) {
+        CHECK_CUDA(cudaMallocHost((void **)&staging->pinned[at], staging->n_bytes));
+        CHECK_CUDA(cudaEventCreateWithFlags(&staging->copied[at], cudaEventDisableTiming));
+    }
+    unsigned char *base = staging->device;
+    rows->staging = staging;
+    rows->id = (int32_t *)(base + tables.id);
+    rows->position = (int32_t *)(base + tables.position);
+    rows->sequence = (int32_t *)(base + tables.sequence);
+    rows->row_chunk = (int32_t *)(base + tables.row_chunk);
+    rows->picked = (int32_t *)(base + tables.picked);
+    rows->chunk = (struct cuda_chunk *)(base + tables.chunk);
+    rows->page = (int32_t *)(base + tables.page);
+}
+
+static void close_rows(struct cuda_rows *rows) {
+    struct staging *staging = rows->staging;
+    if (!staging) return;
+    for (int at = 0; at < RING; at++) {
+        CHECK_CUDA(cudaFreeHost(staging->pinned[at]));
+        CHECK_CUDA(cudaEventDestroy(staging->copied[at]));
+    }
+    CHECK_CUDA(cudaFree(staging->device));
+    free(staging);
+}
+
+/* Chunks and their lists of pages; returns how many pages are listed. */
+static int write_chunks(const struct rows *rows, struct cuda_chunk *chunk, int32_t *row_chunk,
+                        int32_t *page, int max_pages) {
+    int n_pages = 0;
+    for (int c = 0; c < rows->n_chunks; c++) {
+        const struct chunk *from = &rows->chunk[c];
+        int end = from->first_position + from->n_rows;
+        int n = from->page ? (end + PAGE_TOKENS - 1) / PAGE_TOKENS : 0;
+        REQUIRE(n_pages + n <= max_pages, "more pages than the limits allow");
+        chunk[c] = (struct cuda_chunk){from->first_row, from->n_rows, from->first_position, n_pages};
+        for (int row = 0; row < from->n_rows; row++)
+            row_chunk[from->first_row + row] = c;
+        if (n) memcpy(page + n_pages, from->page, (size_t)n * sizeof *page);
+        n_pages += n;
+    }
+    return n_pages;
+}
+
+static void copy_if(void *to, const int32_t *from, int n) {
+    if (from) memcpy(to, from, (size_t)n * sizeof *from);
+}
+
+static void begin(struct device *device, const struct rows *rows) {
+    struct cuda_rows *to = &device->rows[rows->slot];
+    struct staging *staging = to->staging;
+    int at = staging->next++ % RING;
+    CHECK_CUDA(cudaEventSynchronize(staging->copied[at]));
+    unsigned char *pinned = staging->pinned[at];
+    size_t n_bytes;
+    struct tables tables = lay_out(&device->limits, (size_t)staging->max_pages, &n_bytes);
+    copy_if(pinned + tables.id, rows->id, rows->n_rows);
+    copy_if(pinned + tables.position, rows->position, rows->n_rows);
+    copy_if(pinned + tables.sequence, rows->sequence, rows->n_rows);
+    copy_if(pinned + tables.picked, rows->picked, rows->n_picked);
+    to->host_chunk = (struct cuda_chunk *)(pinned + tables.chunk);
+    int n_pages = write_chunks(rows, (struct cuda_chunk *)(pinned + tables.chunk),
+                               (int32_t *)(pinned + tables.row_chunk),
+                               (int32_t *)(pinned + tables.page), staging->max_pages);
+    to->n_rows = rows->n_rows;
+    to->n_chunks = rows->n_chunks;
+    to->n_picked = rows->n_picked;
+    CHECK_CUDA(cudaMemcpyAsync(staging->device, pinned,
+                               tables.page + (size_t)n_pages * sizeof(int32_t),
+                               cudaMemcpyHostToDevice, device->stream));
+    CHECK_CUDA(cudaEventRecord(staging->copied[at], device->stream));
+    if (device->sampler) sample_begin(device, rows);
+    if (device->attention) attend_begin(device, rows);
+}
+
+/* ---- opening ----------------------------------------------------------------------------------
+ */
+
+static int count(void) {
+    int n_devices = 0;
+    return cudaGetDeviceCount(&n_devices) == cudaSuccess ? n_devices : 0;
+}
+
+static int64_t free_bytes(const struct device_options *options) {
+    size_t n_free = 0, n_all = 0;
+    if (cudaSetDevice(options->index % count()) != cudaSuccess ||
+        cudaMemGetInfo(&n_free, &n_all) != cudaSuccess)
+        return 0;
+    return (int64_t)n_free;
+}
+
+/* (rows, columns) padded to multiples of 8, bf16; a vector besides. */
+static size_t weight_bytes(const struct tensor *tensor) {
+    size_t columns = (size_t)tensor->columns, stride = (columns + 7) / 8 * 8;
+    return (size_t)tensor->rows * stride * sizeof(__nv_bfloat16) +
+           (tensor->rows == 1 ? columns * sizeof(float) : 0);
+}
+
+static bool cuda_open(struct device **opened, const struct device_options *options,
+                      struct fault *fault) {
+    int n_devices = 0;
+    cudaError_t error = cudaGetDeviceCount(&n_devices);
+    if (error != cudaSuccess || n_devices == 0)
+        return fault_user(fault, "no CUDA device: %s",
+                          error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
+    int index = options->index % n_devices;
+    struct cudaDeviceProp properties;
+    CHECK_CUDA(cudaSetDevice(index));
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
+    if (properties.major < 8)
+        return fault_user(fault, "%s has compute capability %d.%d; 8.0 or more is needed",
+                          properties.name, properties.major, properties.minor);
+    struct device *device = (struct device *)check_alloc(1, sizeof *device);
+    device->options = *options;
+    device->n_processors = properties.multiProcessorCount;
+    snprintf(device->description, sizeof device->description, "cuda %d, %.100s, %02x:%02x", index,
+             properties.name, properties.pciBusID, properties.pciDeviceID);
+    CHECK_CUDA(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
+    *opened = device;
+    return true;
+}
+
+/* The tables of steps, what products and samples work in, and the attention's states. */
+static size_t prepare_bytes(const struct device_options *options,
+                            const struct device_limits *limits) {
+    (void)options;
+    size_t pages = (size_t)((limits->context + PAGE_TOKENS - 1) / PAGE_TOKENS);
+    size_t sequences = (size_t)(limits->max_sequences < limits->max_rows ? limits->max_sequences
+                                                                           : limits->max_rows);
+    size_t a_slot;
+    lay_out(limits, pages * sequences, &a_slot);
+    return (size_t)limits->n_slots * a_slot + matmul_bytes() +
+           (limits->vocabulary ? sample_bytes(limits) : 0) +
+           (limits->head_dim ? attend_bytes(limits) : 0);
+}
+
+static void prepare(struct device *device, const struct device_limits *limits) {
+    device->limits = *limits;
+    device->rows = (struct cuda_rows *)check_alloc((size_t)limits->n_slots, sizeof *device->rows);
+    for (int slot = 0; slot < limits->n_slots; slot++)
+        open_rows(&device->rows[slot], limits);
+    matmul_prepare(device);
+    if (limits->vocabulary) sample_prepare(device);
+    if (limits->head_dim) attend_prepare(device);
+}
+
+static void cuda_close(struct device *device) {
+    if (!device) return;
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    attend_close(device);
+    sample_close(device);
+    matmul_close(device);
+    for (int slot = 0; device->rows && slot < device->limits.n_slots; slot++)
+        close_rows(&device->rows[slot]);
+    CHECK_CUDA(cudaStreamDestroy(device->stream));
+    free(device->rows);
+    free(device);
+}
+
+static const char *describe(const struct device *device) {
+    return device->description;
+}
+
+/* ---- weights ----------------------------------------------------------------------------------
+ */
+
+/* Pieces of about this many elements pass through pinned memory, two in turn. */
+enum { PIECE_ELEMENTS = 1 << 22 };
+
+static void unpack_rows(const struct tensor *tensor, int first, int n, __nv_bfloat16 *out,
+                        int stride) {
+    const struct quant_type *type = &quant_types[tensor->type];
+    size_t columns = (size_t)tensor->columns, row_bytes = quant_bytes(tensor->type, columns);
+#pragma omp parallel
+    {
+        float *row = (float *)check_alloc(columns, sizeof *row);
+#pragma omp for schedule(static)
+        for (int at = 0; at < n; at++) {
+            type->unpack((const unsigned char *)tensor->data + (size_t)(first + at) * row_bytes,
+                         columns, row);
+            __nv_bfloat16 *to = out + (size_t)at * (size_t)stride;
+            for (size_t k = 0; k < columns; k++)
+                to[k] = __float2bfloat16_rn(row[k]);
+            for (int k = tensor->columns; k < stride; k++)
+                to[k] = __float2bfloat16_rn(0);
+        }
+        free(row);
+    }
+}
+
+static void load_matrix(struct device *device, struct weight *weight, const struct tensor *tensor) {
+    size_t stride = (size_t)weight->stride, n;
+    REQUIRE(check_multiply((size_t)tensor->rows, stride, &n), "%s is too large", tensor->name);
+    CHECK_CUDA(cudaMalloc((void **)&weight->matrix, n * sizeof *weight->matrix));
+    int n_rows = PIECE_ELEMENTS / weight->stride + 1;
+    if (n_rows > tensor->rows) n_rows = tensor->rows;
+    size_t piece = (size_t)n_rows * stride;
+    __nv_bfloat16 *pinned;
+    CHECK_CUDA(cudaMallocHost((void **)&pinned, piece * sizeof *pinned));
+    for (int first = 0; first < tensor->rows; first += n_rows) {
+        int these = first + n_rows < tensor->rows ? n_rows : tensor->rows - first;
+        unpack_rows(tensor, first, these, pinned, weight->stride);
+        CHECK_CUDA(cudaMemcpyAsync(weight->matrix + (size_t)first * stride, pinned,
+                                   (size_t)these * stride * sizeof *pinned, cudaMemcpyHostToDevice,
+                                   device->stream));
+        CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    }
+    CHECK_CUDA(cudaFreeHost(pinned));
+}
+
+static void load_vector(struct weight *weight, const struct tensor *tensor) {
+    size_t n = (size_t)tensor->columns;
+    float *row = (float *)check_alloc(n, sizeof *row);
+    quant_types[tensor->type].unpack(tensor->data, n, row);
+    CHECK_CUDA(cudaMalloc((void **)&weight->vector, n * sizeof *row));
+    CHECK_CUDA(cudaMemcpy(weight->vector, row, n * sizeof *row, cudaMemcpyHostToDevice));
+    free(row);
+}
+
+/* A tensor of one row may serve as a vector or as a matrix: it is kept as both. */
+static struct weight *load(struct device *device, const struct tensor *tensor) {
+    struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
+    weight->rows = tensor->rows;
+    weight->columns = tensor->columns;
+    weight->stride = (tensor->columns + 7) / 8 * 8;
+    if (tensor->rows == 1) load_vector(weight, tensor);
+    load_matrix(device, weight, tensor);
+    return weight;
+}
+
+static void unload(struct device *device, struct weight *weight) {
+    (void)device;
+    if (!weight) return;
+    if (weight->matrix) CHECK_CUDA(cudaFree(weight->matrix));
+    if (weight->vector) CHECK_CUDA(cudaFree(weight->vector));
+    free(weight);
+}
+
+static struct weight *load_rope(struct device *device, int n_rotated, double base, double scale,
+                                const float *factor, int n_positions) {
+    (void)device;
+    int half = n_rotated / 2;
+    size_t n;
+    REQUIRE(check_multiply((size_t)n_positions, (size_t)n_rotated, &n), "table too large");
+    float *table = (float *)check_alloc(n, sizeof *table);
+#pragma omp parallel for schedule(static)
+    for (int position = 0; position < n_positions; position++) {
+        float *row = table + (size_t)position * (size_t)n_rotated;
+        for (int pair = 0; pair < half; pair++) {
+            double frequency = pow(base, -2.0 * pair / n_rotated) / (factor ? factor[pair] : 1.0);
+            double angle = position * scale * frequency;
+            row[pair] = (float)cos(angle);
+            row[half + pair] = (float)sin(angle);
+        }
+    }
+    struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
+    weight->rows = n_positions;
+    weight->columns = n_rotated;
+    CHECK_CUDA(cudaMalloc((void **)&weight->vector, n * sizeof *table));
+    CHECK_CUDA(cudaMemcpy(weight->vector, table, n * sizeof *table, cudaMemcpyHostToDevice));
+    free(table);
+    return weight;
+}
+
+static struct device_ops make_ops(void) {
+    struct device_ops ops = {};
+    ops.name = "cuda";
+    ops.activation = ELEMENT_BF16;
+    ops.count = count;
+    ops.free_bytes = free_bytes;
+    ops.weight_bytes = weight_bytes;
+    ops.prepare_bytes = prepare_bytes;
+    ops.open = cuda_open;
+    ops.prepare = prepare;
+    ops.close = cuda_close;
+    ops.describe = describe;
+    ops.alloc = buffer_alloc;
+    ops.release = buffer_release;
+    ops.upload = upload;
+    ops.download = download;
+    ops.host = host;
+    ops.seal = seal;
+    ops.load = load;
+    ops.unload = unload;
+    ops.load_rope = load_rope;
+    ops.begin = begin;
+    ops.embed = cuda_embed;
+    ops.norm = cuda_norm;
+    ops.matmul = cuda_matmul;
+    ops.rope = cuda_rope;
+    ops.add = cuda_add;
+    ops.swiglu = cuda_swiglu;
+    ops.pick = cuda_pick;
+    ops.pack_kv = cuda_pack_kv;
+    ops.append_kv = cuda_append_kv;
+    ops.attend = cuda_attend;
+    ops.sample = cuda_sample;
+    ops.take_tokens = cuda_take_tokens;
+    return ops;
+}
+
+extern "C" const struct device_ops device_cuda = make_ops();

@@ -1,0 +1,215 @@
+/* matmul.cu - out (rows, N) = x (rows, K) W^T + bias through cuBLASLt (device.h).
+ *
+ * cuBLASLt sees columns first: out^T (N, rows) = W (N, K) x^T (K, rows), W transposed. What it needs is
+ * prepared where a value does not give it: x becomes bf16 with rows of a multiple of 8 elements, an
+ * output that is not aligned goes through scratch. Between operators of a model neither happens. The
+ * algorithm for each (N, K, rows, type of out) is asked for once and kept.
+ */
+#include <cublasLt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_device.h"
+
+#define CHECK_CUBLAS(call)                                                                         \
+    do {                                                                                           \
+        cublasStatus_t status = (call);                                                            \
+        if (status != CUBLAS_STATUS_SUCCESS)                                                       \
+            check_fail("%s:%d: %s: %s", __FILE__, __LINE__, #call,                                 \
+                       cublasLtGetStatusString(status));                                           \
+    } while (0)
+
+enum { WORKSPACE_BYTES = 32 << 20, MOST_KEPT = 4096 };
+
+/* A product that was asked for before. */
+struct matmul_plan {
+    int n, k, n_rows, x_stride, out_stride, weight_stride;
+    enum element out;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+struct matmuls {
+    cublasLtHandle_t handle;
+    void *workspace;
+    int n_plans;
+    struct matmul_plan *plan; /* (MOST_KEPT) */
+    __nv_bfloat16 *x;         /* x where it is not fit as it is */
+    size_t x_elements;
+    float *out; /* likewise out */
+    size_t out_elements;
+};
+
+size_t matmul_bytes(void) {
+    return WORKSPACE_BYTES;
+}
+
+void matmul_prepare(struct device *device) {
+    struct matmuls *matmuls = (struct matmuls *)check_alloc(1, sizeof *matmuls);
+    CHECK_CUBLAS(cublasLtCreate(&matmuls->handle));
+    CHECK_CUDA(cudaMalloc(&matmuls->workspace, WORKSPACE_BYTES));
+    matmuls->plan = (struct matmul_plan *)check_alloc(MOST_KEPT, sizeof *matmuls->plan);
+    device->matmuls = matmuls;
+}
+
+void matmul_close(struct device *device) {
+    struct matmuls *matmuls = device->matmuls;
+    if (!matmuls) return;
+    CHECK_CUBLAS(cublasLtDestroy(matmuls->handle));
+    CHECK_CUDA(cudaFree(matmuls->workspace));
+    if (matmuls->x) CHECK_CUDA(cudaFree(matmuls->x));
+    if (matmuls->out) CHECK_CUDA(cudaFree(matmuls->out));
+    free(matmuls->plan);
+    free(matmuls);
+}
+
+/* ---- values that are not fit as they are ------------------------------------------------------
+ */
+
+template <class From>
+__global__ void narrow_kernel(__nv_bfloat16 *to, int to_stride, const From *from, int from_stride,
+                              int columns) {
+    for (int k = threadIdx.x; k < to_stride; k += blockDim.x)
+        to[(size_t)blockIdx.x * to_stride + k] =
+            k < columns ? from_float<__nv_bfloat16>(to_float(from[(size_t)blockIdx.x * from_stride + k]))
+                        : from_float<__nv_bfloat16>(0);
+}
+
+template <class To>
+__global__ void spread_kernel(To *to, int to_stride, const float *from, int from_stride,
+                              const float *bias, int columns) {
+    for (int k = threadIdx.x; k < columns; k += blockDim.x)
+        to[(size_t)blockIdx.x * to_stride + k] = from_float<To>(
+            from[(size_t)blockIdx.x * from_stride + k] + (bias ? bias[k] : 0.0f));
+}
+
+template <class T>
+static T *grow(T **scratch, size_t *n_elements, size_t wanted) {
+    if (*n_elements < wanted) {
+        if (*scratch) CHECK_CUDA(cudaFree(*scratch));
+        CHECK_CUDA(cudaMalloc((void **)scratch, wanted * sizeof(T)));
+        *n_elements = wanted;
+    }
+    return *scratch;
+}
+
+static bool is_fit(const struct value *value, int columns_of_vector) {
+    size_t address = (size_t)value_data(value), size = element_bytes(value->element);
+    return address % 16 == 0 && (size_t)value->stride * size % 16 == 0 &&
+           value->columns % columns_of_vector == 0;
+}
+
+/* ---- the product ------------------------------------------------------------------------------
+ */
+
+/* How cuBLASLt is told of one product. */
+struct layouts {
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t weight, x, out;
+};
+
+static void open_layouts(struct layouts *layouts, const struct matmul_plan *plan) {
+    cublasOperation_t transposed = CUBLAS_OP_T;
+    cudaDataType_t type = plan->out == ELEMENT_F32 ? CUDA_R_32F : CUDA_R_16BF;
+    CHECK_CUBLAS(cublasLtMatmulDescCreate(&layouts->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    CHECK_CUBLAS(cublasLtMatmulDescSetAttribute(layouts->operation, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                &transposed, sizeof transposed));
+    CHECK_CUBLAS(cublasLtMatrixLayoutCreate(&layouts->weight, CUDA_R_16BF, (uint64_t)plan->k,
+                                            (uint64_t)plan->n, plan->weight_stride));
+    CHECK_CUBLAS(cublasLtMatrixLayoutCreate(&layouts->x, CUDA_R_16BF, (uint64_t)plan->k,
+                                            (uint64_t)plan->n_rows, plan->x_stride));
+    CHECK_CUBLAS(cublasLtMatrixLayoutCreate(&layouts->out, type, (uint64_t)plan->n,
+                                            (uint64_t)plan->n_rows, plan->out_stride));
+}
+
+static void close_layouts(struct layouts *layouts) {
+    CHECK_CUBLAS(cublasLtMatrixLayoutDestroy(layouts->out));
+    CHECK_CUBLAS(cublasLtMatrixLayoutDestroy(layouts->x));
+    CHECK_CUBLAS(cublasLtMatrixLayoutDestroy(layouts->weight));
+    CHECK_CUBLAS(cublasLtMatmulDescDestroy(layouts->operation));
+}
+
+static void ask(struct matmuls *matmuls, const struct layouts *layouts, struct matmul_plan *plan) {
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t result;
+    size_t workspace = WORKSPACE_BYTES;
+    int n = 0;
+    CHECK_CUBLAS(cublasLtMatmulPreferenceCreate(&preference));
+    CHECK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(
+        preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    CHECK_CUBLAS(cublasLtMatmulAlgoGetHeuristic(matmuls->handle, layouts->operation,
+                                                layouts->weight, layouts->x, layouts->out,
+                                                layouts->out, preference, 1, &result, &n));
+    REQUIRE(n == 1, "no algorithm for a product of (%d, %d) and %d rows", plan->n, plan->k,
+            plan->n_rows);
+    CHECK_CUBLAS(cublasLtMatmulPreferenceDestroy(preference));
+    plan->algorithm = result.algo;
+}
+
+static bool is_same(const struct matmul_plan *a, const struct matmul_plan *b) {
+    return a->n == b->n && a->k == b->k && a->n_rows == b->n_rows && a->x_stride == b->x_stride &&
+           a->out_stride == b->out_stride && a->weight_stride == b->weight_stride && a->out == b->out;
+}
+
+static const struct matmul_plan *find_plan(struct matmuls *matmuls, const struct layouts *layouts,
+                                           const struct matmul_plan *wanted) {
+    for (int at = 0; at < matmuls->n_plans; at++) {
+        if (is_same(&matmuls->plan[at], wanted)) return &matmuls->plan[at];
+    }
+    int at = matmuls->n_plans < MOST_KEPT ? matmuls->n_plans++ : MOST_KEPT - 1;
+    matmuls->plan[at] = *wanted;
+    ask(matmuls, layouts, &matmuls->plan[at]);
+    return &matmuls->plan[at];
+}
+
+static void multiply(struct device *device, const struct matmul_plan *wanted, void *out,
+                     const void *x, const struct weight *weight) {
+    struct matmuls *matmuls = device->matmuls;
+    float one = 1, zero = 0;
+    struct layouts layouts;
+    open_layouts(&layouts, wanted);
+    const struct matmul_plan *plan = find_plan(matmuls, &layouts, wanted);
+    CHECK_CUBLAS(cublasLtMatmul(matmuls->handle, layouts.operation, &one, weight->matrix,
+                                layouts.weight, x, layouts.x, &zero, out, layouts.out, out,
+                                layouts.out, &plan->algorithm, matmuls->workspace, WORKSPACE_BYTES,
+                                device->stream));
+    close_layouts(&layouts);
+}
+
+void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
+                 const struct weight *weight, const struct weight *bias) {
+    struct matmuls *matmuls = device->matmuls;
+    if (n_rows == 0) return;
+    struct matmul_plan plan = {};
+    plan.n = weight->rows;
+    plan.k = weight->stride; /* zeros behind the columns add nothing */
+    plan.n_rows = n_rows;
+    plan.weight_stride = weight->stride;
+    const void *from = value_data(&x);
+    plan.x_stride = x.stride;
+    if (x.element != ELEMENT_BF16 || !is_fit(&x, 8)) {
+        plan.x_stride = weight->stride;
+        __nv_bfloat16 *narrow = grow(&matmuls->x, &matmuls->x_elements,
+                                     (size_t)n_rows * (size_t)weight->stride);
+        WITH_TYPE(x.element, From,
+                  (narrow_kernel<From><<<n_rows, 256, 0, device->stream>>>(
+                      narrow, weight->stride, (const From *)from, x.stride, weight->columns)));
+        CHECK_LAUNCH();
+        from = narrow;
+    }
+    if (!bias && is_fit(&out, 8)) {
+        plan.out = out.element;
+        plan.out_stride = out.stride;
+        multiply(device, &plan, value_data(&out), from, weight);
+        return;
+    }
+    plan.out = ELEMENT_F32;
+    plan.out_stride = (weight->rows + 3) / 4 * 4;
+    float *wide = grow(&matmuls->out, &matmuls->out_elements,
+                       (size_t)n_rows * (size_t)plan.out_stride);
+    multiply(device, &plan, wide, from, weight);
+    WITH_TYPE(out.element, To,
+              (spread_kernel<To><<<n_rows, 256, 0, device->stream>>>(
+                  (To *)value_data(&out), out.stride, wide, plan.out_stride,
+                  bias ? bias->vector : NULL, weight->rows)));
+    CHECK_LAUNCH();
+}

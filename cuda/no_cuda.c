@@ -1,0 +1,9 @@
+/* no_cuda.c - stands for the CUDA device in a build without it: none is there, so nothing else is
+ * asked of it. */
+#include "device.h"
+
+static int no_count(void) {
+    return 0;
+}
+
+const struct device_ops device_cuda = {.name = "cuda", .count = no_count};
