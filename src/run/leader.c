@@ -3,76 +3,16 @@
  * A sequence is a generation with a handle, from its admission until its last token is known.
  * Tokens of the step in flight are counted but not known ("virtual"): at most one a sequence. Order
  * of work in a header: releases; the running sequences, oldest first, each with one decode row or a
- * chunk of its prompt; then new ones, while rows, handles and pages last.
- *
- * When pages run out the youngest sequences give theirs back and are computed again later from
- * their tokens (preemption by recomputation; swapping KV to the leader would cross the wire twice).
- * A slot may only take pages from its own sequences, because the other slot's are in the middle of
- * a step; so a sequence that finds none stalls, and asks younger ones of the other slot to yield at
- * their next header. The oldest sequence always proceeds, hence no deadlock.
+ * chunk of its prompt; then new ones, while rows, handles and pages last. Who gives back pages when
+ * they run out stands in pages.c.
  */
-#include "leader.h"
+#include "leader_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
 #include "clock.h"
-
-enum state {
-    SEQUENCE_FREE,
-    SEQUENCE_RUNNING,  /* holds pages, is in a slot */
-    SEQUENCE_WAITING,  /* preempted: holds none, keeps its handle and place in the queue */
-    SEQUENCE_DRAINING, /* needs no more rows; a sample may be on its way still */
-};
-
-struct sequence {
-    enum state state;
-    struct generation *generation;
-    int64_t age; /* admission number: lower is older */
-    int slot, owner;
-    int n_rows;      /* positions whose rows have been in a header */
-    int n_rows_most; /* the same before a preemption: rows below it are computed again */
-    int n_virtual;   /* tokens, those in flight included */
-    int n_scored;    /* prompt tokens whose scores are asked for */
-    int n_in_flight; /* samples asked for and not yet taken */
-    int last_pick;   /* pick of the step before that sampled the newest token */
-};
-
-/* What was asked for in one step, to make sense of what it returns. */
-struct plan {
-    int n_picked;
-    int n_prompt_rows, n_decode_rows, n_recomputed_rows;
-    struct pick {
-        int sequence;
-        int32_t position; /* of the token */
-        bool known;       /* only its scores were wanted */
-    } * pick;
-};
-
-/* The oldest sequence that found no page for its next row. */
-struct hunger {
-    bool starved;
-    int64_t age;
-    int slot, n_pages;
-};
-
-struct leader {
-    struct batch_options options;
-    int n_sequences; /* handles */
-    struct sequence *sequence;
-    int *order;              /* handles, a scratch list sorted by age */
-    struct kv *account;      /* (n_owners) */
-    struct hunger *hunger;   /* (n_owners) */
-    struct header *header;   /* (n_slots) */
-    struct plan (*plan)[2];  /* (n_slots) of even and odd steps */
-    struct generation *next; /* from the desk, not yet admitted */
-    int64_t n_admitted;
-    int32_t *token; /* (max_picked) */
-    struct token_score *score;
-    struct batch_counts counts;
-    struct latencies latencies;
-};
 
 /* Room left in the header being formed. */
 struct room {
@@ -276,77 +216,17 @@ static void retire(struct leader *leader, int slot, bool last) {
     desk_poke(leader->options.desk);
 }
 
-/* ---- pages -------------------------------------------------------------------------------------
+/* ---- running sequences -----------------------------------------------------------------------
  */
-
-static void release_pages(struct leader *leader, struct header *header, int handle) {
-    struct sequence *sequence = &leader->sequence[handle];
-    kv_release(&leader->account[sequence->owner], handle);
-    header->released[header->n_released++] = handle;
-}
 
 static void release_finished(struct leader *leader, struct header *header, int slot) {
     for (int handle = 0; handle < leader->n_sequences; handle++) {
         struct sequence *sequence = &leader->sequence[handle];
         if (sequence->state != SEQUENCE_RUNNING || sequence->slot != slot) continue;
         if (!is_complete(sequence) && finish_of(sequence) == FINISH_NONE) continue;
-        release_pages(leader, header, handle);
+        pages_release(leader, header, handle);
         sequence->state = SEQUENCE_DRAINING;
     }
-}
-
-static void preempt(struct leader *leader, struct header *header, int handle) {
-    struct sequence *sequence = &leader->sequence[handle];
-    release_pages(leader, header, handle);
-    sequence->state = SEQUENCE_WAITING;
-    sequence->n_rows = 0;
-    leader->counts.n_preemptions += 1;
-}
-
-/* The youngest running sequence of `slot` and `owner` that is younger than `age`, or -1. */
-static int find_youngest(const struct leader *leader, int slot, int owner, int64_t age) {
-    int youngest = -1;
-    for (int handle = 0; handle < leader->n_sequences; handle++) {
-        const struct sequence *sequence = &leader->sequence[handle];
-        if (sequence->state != SEQUENCE_RUNNING || sequence->slot != slot ||
-            sequence->owner != owner || sequence->age <= age)
-            continue;
-        age = sequence->age;
-        youngest = handle;
-    }
-    return youngest;
-}
-
-/* Yield pages to an older sequence of the other slot that found none. */
-static void feed_hungry(struct leader *leader, struct header *header, int slot) {
-    for (int owner = 0; owner < leader->options.limits.n_owners; owner++) {
-        struct hunger *hunger = &leader->hunger[owner];
-        if (hunger->slot == slot) hunger->starved = false; /* it will say again if it still is */
-        while (hunger->starved && leader->account[owner].n_free < hunger->n_pages) {
-            int victim = find_youngest(leader, slot, owner, hunger->age);
-            if (victim < 0) break;
-            preempt(leader, header, victim);
-        }
-    }
-}
-
-/* Pages for `n_tokens` positions of a sequence, taken from younger ones of its slot if need be. */
-static bool make_room(struct leader *leader, struct header *header, int handle, int n_tokens) {
-    const struct sequence *sequence = &leader->sequence[handle];
-    struct kv *account = &leader->account[sequence->owner];
-    int missing = kv_missing(account, handle, n_tokens);
-    while (missing > account->n_free) {
-        int victim = find_youngest(leader, sequence->slot, sequence->owner, sequence->age);
-        if (victim < 0) {
-            struct hunger *hunger = &leader->hunger[sequence->owner];
-            if (!hunger->starved || sequence->age < hunger->age)
-                *hunger = (struct hunger){true, sequence->age, sequence->slot, missing};
-            return false;
-        }
-        preempt(leader, header, victim);
-    }
-    kv_extend(account, handle, n_tokens);
-    return true;
 }
 
 /* How many rows of a sequence fit: one to decode, or a chunk of what is to be computed first. */
@@ -383,43 +263,13 @@ static void put_running(struct leader *leader, struct header *header, int slot, 
         if (sequence->state != SEQUENCE_RUNNING) continue; /* preempted by an older one just now */
         struct room left = {room->rows - n_decode, room->picks - n_decode};
         int rows = chunk_rows(sequence, &left);
-        if (rows > 0 && make_room(leader, header, handle, sequence->n_rows + rows))
+        if (rows > 0 && pages_take(leader, header, handle, sequence->n_rows + rows))
             put_chunk(leader, header, handle, rows, room);
     }
 }
 
 /* ---- admission --------------------------------------------------------------------------------
  */
-
-/* Pages that running sequences of an owner still need for tokens they have, and one each to go on.
- */
-static int promised_pages(const struct leader *leader, int owner) {
-    int pages = 0;
-    for (int handle = 0; handle < leader->n_sequences; handle++) {
-        const struct sequence *sequence = &leader->sequence[handle];
-        if (sequence->state != SEQUENCE_RUNNING || sequence->owner != owner) continue;
-        pages += kv_missing(&leader->account[owner], handle, sequence->n_virtual) + 1;
-    }
-    return pages;
-}
-
-/* The owner with the most pages to spare for a sequence of `n_tokens`, or -1. One with no running
- * sequence always has room: requests that exceed an owner's pages were refused when they were read.
- */
-static int find_owner(const struct leader *leader, int n_tokens) {
-    int best = -1, most = -1;
-    for (int owner = 0; owner < leader->options.limits.n_owners; owner++) {
-        if (leader->hunger[owner].starved) continue;
-        int promised = promised_pages(leader, owner);
-        int spare = leader->account[owner].n_free - promised - kv_pages_for(n_tokens);
-        if (promised == 0) spare = leader->account[owner].n_free;
-        if (spare > most) {
-            most = spare;
-            best = owner;
-        }
-    }
-    return best;
-}
 
 static int find_free_handle(const struct leader *leader) {
     for (int handle = 0; handle < leader->n_sequences; handle++) {
@@ -463,7 +313,7 @@ static void admit(struct leader *leader, struct header *header, int slot, struct
         int handle = find_candidate(leader);
         if (handle < 0) return;
         struct sequence *sequence = &leader->sequence[handle];
-        int owner = find_owner(leader, sequence->n_virtual);
+        int owner = pages_find_owner(leader, sequence->n_virtual);
         int rows = chunk_rows(sequence, room);
         if (owner < 0 || rows < 1) return;
         if (sequence->state == SEQUENCE_FREE) {
@@ -528,14 +378,6 @@ static bool nothing_running(const struct leader *leader) {
     return leader->next == NULL;
 }
 
-static void count_pages(struct leader *leader) {
-    int used = 0;
-    for (int owner = 0; owner < leader->options.limits.n_owners; owner++)
-        used += leader->account[owner].n_pages - leader->account[owner].n_free;
-    leader->counts.n_pages_used = used;
-    if (used > leader->counts.n_pages_peak) leader->counts.n_pages_peak = used;
-}
-
 void leader_form(struct leader *leader, int slot, int step) {
     const struct batch_limits *limits = &leader->options.limits;
     struct desk *desk = leader->options.desk;
@@ -550,14 +392,14 @@ void leader_form(struct leader *leader, int slot, int step) {
     if (!header->last) {
         struct room room = {limits->max_rows, limits->max_picked};
         release_finished(leader, header, slot);
-        feed_hungry(leader, header, slot);
+        pages_yield(leader, header, slot);
         put_running(leader, header, slot, &room);
         admit(leader, header, slot, &room);
         for (int at = 0; at < header->n_chunks; at++)
             put_rows(leader, header, &header->chunk[at], plan);
     }
     plan->n_picked = header->n_picked;
-    count_pages(leader);
+    pages_count(leader);
 }
 
 static void count_step(struct batch_counts *counts, const struct header *header,
