@@ -1,0 +1,49 @@
+/* checkpoint_manifest.h - FOLDER/manifest.json: which checkpoints there are. Its rename is the
+ * commit of a checkpoint.
+ *
+ * At most two, the newest first, each with every file it needs, older ranks' files included. Only
+ * files that a manifest lists are ever deleted. Names have no slash. JSON, at most 16 MiB.
+ */
+#ifndef LAMINA_CHECKPOINT_MANIFEST_H
+#define LAMINA_CHECKPOINT_MANIFEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "check.h"
+
+enum { MANIFEST_CHECKPOINTS = 2 };
+
+struct manifest_file {
+    char *name;
+    int64_t n_bytes;
+};
+struct manifest_checkpoint {
+    int64_t number;
+    char created[32];           /* RFC 3339, UTC */
+    double write_s;             /* from the drain until it was committed */
+    int64_t kv_bytes;           /* of pages, over all ranks, as a restore reads them */
+    int n_kv;                   /* the ranks' newest files: file[2 .. 2 + n_kv - 1] */
+    int n_files;                /* file[0]: progress, file[1]: master, then n_kv, then older ones */
+    struct manifest_file *file; /* (n_files) */
+};
+struct manifest {
+    char uuid[37], fingerprint[33];
+    int n_checkpoints;                                           /* 0: none */
+    struct manifest_checkpoint checkpoint[MANIFEST_CHECKPOINTS]; /* newest first */
+};
+
+/* Read it. No such file: zeroed and true. A newer format's major is the user's fault naming both;
+ * one that cannot be understood is the world's, with the reason. */
+bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault);
+/* Replace it: temporary file, fsync, rename, fsync of the folder. */
+bool manifest_write(const struct manifest *manifest, const char *folder, struct fault *fault);
+/* Are all files of a checkpoint there, with their sizes? The first that is not is named. */
+bool manifest_check(const struct manifest_checkpoint *checkpoint, const char *folder,
+                    struct fault *fault);
+/* Delete the files that `before` lists and `now` does not. What cannot be deleted is logged. */
+void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
+                              const char *folder);
+void manifest_close(struct manifest *manifest);
+
+#endif
