@@ -125,6 +125,7 @@ void sample_begin(struct device *device, const struct rows *rows);
 const int32_t *sample_tokens(const struct device *device, int slot, int step);
 /* Ids that embed saw: (max_sequences, context), on the device. */
 int32_t *sample_history(const struct device *device);
+void cuda_put_history(struct device *device, int sequence, const int32_t *id, int n_tokens);
 void cuda_sample(struct device *device, const struct rows *rows, struct value logits);
 int64_t cuda_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
                       struct token_score *score);

@@ -415,6 +415,7 @@ static struct device_ops make_ops(void) {
     ops.append_kv = cuda_append_kv;
     ops.attend = cuda_attend;
     ops.sample = cuda_sample;
+    ops.put_history = cuda_put_history;
     ops.take_tokens = cuda_take_tokens;
     return ops;
 }

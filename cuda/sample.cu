@@ -141,6 +141,14 @@ const int32_t *sample_tokens(const struct device *device, int slot, int step) {
     return device->sampler ? device->sampler->taken[2 * slot + step % 2].token : NULL;
 }
 
+void cuda_put_history(struct device *device, int sequence, const int32_t *id, int n_tokens) {
+    size_t context = (size_t)device->limits.context;
+    CHECK_CUDA(cudaMemcpyAsync(device->sampler->history + (size_t)sequence * context, id,
+                               (size_t)n_tokens * sizeof *id, cudaMemcpyHostToDevice,
+                               device->stream));
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+}
+
 int32_t *sample_history(const struct device *device) {
     return device->sampler ? device->sampler->history : NULL;
 }

@@ -100,6 +100,15 @@ struct latencies {
     struct histogram e2el;  /* admitted -> last token */
 };
 
+/* A sequence between two walks of the list of turns: in a checkpoint, or restored from one. */
+struct kept {
+    const struct generation *generation; /* on the leader; elsewhere NULL */
+    int64_t saved;                       /* its number in the checkpoint */
+    int32_t handle, owner;
+    int32_t n_rows;   /* positions whose K and V lie in its pages; 0: none */
+    int32_t n_scored; /* prompt tokens whose scores are known */
+};
+
 struct batch;
 
 struct batch_options {
@@ -109,14 +118,14 @@ struct batch_options {
     struct desk *desk;                   /* the leader's, NULL elsewhere */
     const struct device_ops *device_ops; /* the leader's, to take tokens */
     struct device *device;
-    const volatile sig_atomic_t *stop; /* non-zero: stop at a step boundary */
+    const volatile sig_atomic_t *stop; /* non-zero: end the walk at a step boundary */
     void (*tick)(void *);              /* leader, once a step: progress lines; may be NULL */
     void *tick_argument;
 };
 
 void batch_open(struct batch **batch, const struct batch_options *options);
-/* The leader forms and sends the first header of every slot. */
-void batch_start(struct batch *batch);
+/* The leader forms and sends the first header of every slot, of `step`. */
+void batch_start(struct batch *batch, int step);
 void batch_close(struct batch *batch);
 
 /* Take the slot's next header and make rows and fans of it. Returns the slot. */
@@ -124,6 +133,20 @@ struct slot *batch_begin(struct batch *batch, int slot);
 /* End of the slot's step on this rank: the leader completes the tokens of the step before and sends
  * the header of the next. */
 void batch_end(struct batch *batch, int slot);
+
+/* Between two walks of the list of turns, when no step is in flight; on the leader. Room in `kept`
+ * is for all handles. As leader_end, leader_keep, leader_restore (src/run/leader.h). */
+void batch_stop(struct batch *batch);
+int batch_keep(struct batch *batch, struct kept *kept);
+int batch_restore(struct batch *batch, struct kept *kept);
+
+/* The same moment, on a rank that holds KV: pages for the restored sequences that are its own, as
+ * the leader's books have them; and the books themselves, to find them by. `forgotten`: of these
+ * sequences the pages are given back, on the leader too, and they are computed again. NULL where a
+ * rank holds no KV. */
+void batch_hold(struct batch *batch, const struct kept *kept, int n_kept);
+void batch_forget(struct batch *batch, const struct kept *forgotten, int n_forgotten);
+const struct kv *batch_kv(const struct batch *batch);
 
 /* On the leader only; the latencies are a view until batch_close. */
 struct batch_counts batch_counts(const struct batch *batch);

@@ -66,7 +66,8 @@ size_t decode_arena_bytes(const struct program *program, const struct service *s
 size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_type kv_type);
 
 void decode_open(struct decode **decode, const struct decode_options *options);
-/* Walk the list of turns to its end. */
+/* Walk the list of turns to its end. Called again it goes on where *stop (struct batch_options),
+ * zero again, had ended the walk before. */
 void decode_run(struct decode *decode);
 void decode_close(struct decode *decode);
 

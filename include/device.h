@@ -215,8 +215,10 @@ struct device_ops {
 
     /* logits (picked rows, vocabulary) -> tokens of the slot's step, kept on the device for the
      * next embed; score (n_picked, 1 + SAMPLING_MAX_LOGPROBS) is filled for wishes with n_logprobs
-     * >= 0. The history holds every id that embed saw. */
+     * >= 0. The history holds every id that embed saw, and what put_history put there. */
     void (*sample)(struct device *device, const struct rows *rows, struct value logits);
+    /* The first `n_tokens` ids of a sequence that embed did not see here. */
+    void (*put_history)(struct device *device, int sequence, const int32_t *id, int n_tokens);
     /* Wait for the sample of `step` (the slot's last or the one before) and copy its tokens and
      * scores. Returns when it was done (clock_now_ns), as nearly as the device can tell. */
     int64_t (*take_tokens)(struct device *device, int slot, int step, int n_picked, int32_t *token,

@@ -31,6 +31,12 @@ struct generation {
                                   token itself first, then the likeliest; row 0 is never filled;
                                   NULL unless n_logprobs >= 0 */
 
+    /* Of one that a checkpoint kept, likewise; zero of any other. */
+    bool restored;    /* n_tokens starts with those made before */
+    int32_t saved;    /* its number in the checkpoint */
+    int32_t n_rows;   /* positions whose K and V were computed */
+    int32_t n_scored; /* prompt tokens whose scores are known */
+
     /* Written by the batch. Release-store n_tokens after the token and its scores are in place. */
     _Atomic int32_t n_tokens; /* valid tokens, prompt included; starts at n_prompt */
     _Atomic int finish;       /* enum finish; no token follows one that is not FINISH_NONE */

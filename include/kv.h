@@ -21,6 +21,7 @@ struct kv {
     int max_sequences, max_pages; /* handles; pages a sequence can hold */
     int32_t *page;                /* (max_sequences, max_pages) */
     int32_t *n_held;              /* (max_sequences) */
+    uint32_t *n_uses;             /* (n_pages) how often each was handed out */
 };
 
 /* Pages that hold `n_tokens` positions. */

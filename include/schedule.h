@@ -21,6 +21,7 @@ struct turn {
 struct schedule {
     int n_slots, n_gaps;   /* slices of a step: n_gaps + 1 */
     int step, slice, slot; /* the next phase and slot to look at */
+    int first_step;        /* of this walk */
     bool closed;           /* the slot's step before has had its last slice in this phase */
     int n_steps_done[SCHEDULE_MAX_SLOTS];
     int last_step[SCHEDULE_MAX_SLOTS]; /* -1: not known yet */
@@ -28,6 +29,9 @@ struct schedule {
 
 /* `n_gaps` 0 is the colocated program: one slice a step, a phase a step. */
 void schedule_open(struct schedule *schedule, int n_slots, int n_gaps);
+
+/* After the end of a walk: another one begins, at the step behind the last. */
+void schedule_go_on(struct schedule *schedule);
 
 /* The next turn; false when every slot has stopped. Ends the job when a step's number would not fit
  * into an int, which is months of steps. */

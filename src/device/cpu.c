@@ -405,5 +405,6 @@ const struct device_ops device_cpu = {
     .append_kv = cpu_append_kv,
     .attend = cpu_attend,
     .sample = cpu_sample,
+    .put_history = cpu_put_history,
     .take_tokens = cpu_take_tokens,
 };

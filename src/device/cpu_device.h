@@ -75,6 +75,7 @@ void cpu_attend(struct device *device, const struct rows *rows, const struct kv_
 void cpu_sample_prepare(struct device *device);
 size_t cpu_sample_bytes(int n_threads, const struct device_limits *limits);
 void cpu_sample_close(struct device *device);
+void cpu_put_history(struct device *device, int sequence, const int32_t *id, int n_tokens);
 void cpu_sample(struct device *device, const struct rows *rows, struct value logits);
 int64_t cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
                      struct token_score *score);

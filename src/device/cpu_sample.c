@@ -49,6 +49,11 @@ void cpu_sample_prepare(struct device *device) {
     }
 }
 
+void cpu_put_history(struct device *device, int sequence, const int32_t *id, int n_tokens) {
+    size_t context = (size_t)device->limits.context;
+    memcpy(device->history + (size_t)sequence * context, id, (size_t)n_tokens * sizeof *id);
+}
+
 void cpu_sample_close(struct device *device) {
     if (!device->choice) return;
     for (int thread = 0; thread < device->options.n_threads; thread++) {

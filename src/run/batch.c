@@ -82,9 +82,9 @@ void batch_open(struct batch **opened, const struct batch_options *options) {
     *opened = batch;
 }
 
-void batch_start(struct batch *batch) {
+void batch_start(struct batch *batch, int step) {
     for (int slot = 0; batch->leader && slot < batch->options.limits.n_slots; slot++) {
-        leader_form(batch->leader, slot, 0);
+        leader_form(batch->leader, slot, step);
         post_header(batch, slot);
     }
 }
@@ -210,6 +210,43 @@ void batch_end(struct batch *batch, int at) {
         post_header(batch, at);
     }
     if (batch->options.tick) batch->options.tick(batch->options.tick_argument);
+}
+
+/* ---- between two walks ------------------------------------------------------------------------
+ */
+
+void batch_stop(struct batch *batch) {
+    leader_end(batch->leader);
+}
+
+int batch_keep(struct batch *batch, struct kept *kept) {
+    return leader_keep(batch->leader, kept);
+}
+
+int batch_restore(struct batch *batch, struct kept *kept) {
+    return leader_restore(batch->leader, kept);
+}
+
+static bool is_own(const struct batch *batch, const struct kept *kept) {
+    return batch->holds_kv && kept->n_rows > 0 &&
+           (!is_attention(batch) || kept->owner == batch->options.topology->owner);
+}
+
+void batch_hold(struct batch *batch, const struct kept *kept, int n_kept) {
+    for (int at = 0; at < n_kept; at++) {
+        if (is_own(batch, &kept[at])) kv_extend(&batch->kv, kept[at].handle, kept[at].n_rows);
+    }
+}
+
+void batch_forget(struct batch *batch, const struct kept *forgotten, int n_forgotten) {
+    for (int at = 0; at < n_forgotten; at++) {
+        if (is_own(batch, &forgotten[at])) kv_release(&batch->kv, forgotten[at].handle);
+        if (batch->leader) leader_forget(batch->leader, forgotten[at].handle);
+    }
+}
+
+const struct kv *batch_kv(const struct batch *batch) {
+    return batch->holds_kv ? &batch->kv : NULL;
 }
 
 struct batch_counts batch_counts(const struct batch *batch) {

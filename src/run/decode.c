@@ -22,6 +22,7 @@ struct decode {
     struct decode_options options;
     struct schedule schedule;
     struct memory memory;
+    bool walked; /* the list has been walked to its end before */
 };
 
 static struct attend_shape shape_of(const struct decode *d, int layer) {
@@ -173,7 +174,9 @@ void decode_run(struct decode *d) {
     const struct decode_options *o = &d->options;
     struct slot *slot[SCHEDULE_MAX_SLOTS] = {0};
     struct turn turn;
-    batch_start(o->batch);
+    if (d->walked) schedule_go_on(&d->schedule);
+    d->walked = true;
+    batch_start(o->batch, d->schedule.step);
     check_forbid_alloc(true);
     while (schedule_next(&d->schedule, &turn)) {
         clock_place(turn.slot, turn.step, turn.slice);

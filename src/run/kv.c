@@ -22,6 +22,7 @@ void kv_open(struct kv *kv, int n_pages, int max_sequences, int context) {
     kv->free_page = check_alloc((size_t)n_pages, sizeof *kv->free_page);
     kv->page = check_alloc((size_t)max_sequences * (size_t)kv->max_pages, sizeof *kv->page);
     kv->n_held = check_alloc((size_t)max_sequences, sizeof *kv->n_held);
+    kv->n_uses = check_alloc((size_t)n_pages, sizeof *kv->n_uses);
     for (int page = 0; page < n_pages; page++) /* the first pages are given out first */
         kv->free_page[page] = n_pages - 1 - page;
 }
@@ -30,6 +31,7 @@ void kv_close(struct kv *kv) {
     free(kv->free_page);
     free(kv->page);
     free(kv->n_held);
+    free(kv->n_uses);
     *kv = (struct kv){0};
 }
 
@@ -45,8 +47,11 @@ void kv_extend(struct kv *kv, int sequence, int n_tokens) {
     REQUIRE(kv->n_held[sequence] + missing <= kv->max_pages, "%d tokens are past the context",
             n_tokens);
     int32_t *page = kv->page + (size_t)sequence * (size_t)kv->max_pages;
-    for (; missing > 0; missing--)
-        page[kv->n_held[sequence]++] = kv->free_page[--kv->n_free];
+    for (; missing > 0; missing--) {
+        int32_t taken = kv->free_page[--kv->n_free];
+        page[kv->n_held[sequence]++] = taken;
+        kv->n_uses[taken] += 1;
+    }
 }
 
 void kv_release(struct kv *kv, int sequence) {

@@ -87,10 +87,6 @@ void leader_wishes(const struct leader *leader, int slot, struct sample_wish *wi
 /* ---- small questions --------------------------------------------------------------------------
  */
 
-static int n_known(const struct sequence *sequence) {
-    return atomic_load_explicit(&sequence->generation->n_tokens, memory_order_relaxed);
-}
-
 static bool is_cancelled(const struct sequence *sequence) {
     return atomic_load_explicit(&sequence->generation->cancelled, memory_order_relaxed);
 }
@@ -135,7 +131,7 @@ static void append_token(struct sequence *sequence, int32_t id, const struct tok
                          int64_t sampled_ns) {
     struct generation *generation = sequence->generation;
     const struct sampling *sampling = &generation->sampling;
-    int at = n_known(sequence);
+    int at = leader_known(sequence);
     generation->token[at] = id;
     if (generation->score) {
         size_t width = 1 + (size_t)sampling->n_logprobs;
@@ -146,10 +142,9 @@ static void append_token(struct sequence *sequence, int32_t id, const struct tok
     atomic_store_explicit(&generation->n_tokens, at + 1, memory_order_release);
 }
 
-/* The finish that the tokens known so far give, or FINISH_NONE. */
-static enum finish finish_of(const struct sequence *sequence) {
+enum finish leader_finish(const struct sequence *sequence) {
     const struct generation *generation = sequence->generation;
-    int n = n_known(sequence);
+    int n = leader_known(sequence);
     if (n > generation->n_prompt &&
         sampling_is_stop(&generation->sampling, generation->token[n - 1]))
         return FINISH_STOP;
@@ -173,7 +168,7 @@ static void take_step(struct leader *leader, int slot, int step) {
             size_t width = 1 + (size_t)sequence->generation->sampling.n_logprobs;
             memcpy(sequence->generation->score + (size_t)pick->position * width, score,
                    width * sizeof *score);
-        } else if (finish_of(sequence) == FINISH_NONE) {
+        } else if (leader_finish(sequence) == FINISH_NONE) {
             append_token(sequence, leader->token[at], score, sampled_ns);
             leader->counts.n_tokens += 1;
         } else {
@@ -189,7 +184,7 @@ static void count_end(struct leader *leader, const struct generation *generation
         atomic_load_explicit(&generation->n_tokens, memory_order_relaxed) - generation->n_prompt;
     leader->counts.n_ended += 1;
     leader->counts.n_ended_tokens += n_new;
-    if (n_new < 1) return;
+    if (n_new < 1 || generation->restored) return; /* it began in another run */
     histogram_add(&latencies->queue, generation->admitted_ns - generation->submitted_ns);
     histogram_add(&latencies->ttft, generation->first_token_ns - generation->admitted_ns);
     histogram_add(&latencies->e2el, generation->last_token_ns - generation->admitted_ns);
@@ -198,20 +193,32 @@ static void count_end(struct leader *leader, const struct generation *generation
                       (generation->last_token_ns - generation->first_token_ns) / (n_new - 1));
 }
 
-/* Let go of sequences that need nothing more: their generation is the desk's from here on. After
- * the slot's last step that includes those that finished with it; unfinished ones are left as they
- * are. */
-static void retire(struct leader *leader, int slot, bool last) {
+/* A generation with a finish is the desk's from here on. */
+static void end_sequence(struct leader *leader, struct sequence *sequence) {
+    count_end(leader, sequence->generation);
+    atomic_store_explicit(&sequence->generation->finish, leader_finish(sequence),
+                          memory_order_release);
+    *sequence = (struct sequence){0};
+}
+
+/* Let go of sequences that need nothing more. One that still holds pages gives them back in the
+ * next header first. */
+static void retire(struct leader *leader, int slot) {
     for (int handle = 0; handle < leader->n_sequences; handle++) {
         struct sequence *sequence = &leader->sequence[handle];
-        if (sequence->state == SEQUENCE_FREE || sequence->slot != slot || sequence->n_in_flight > 0)
-            continue;
-        enum finish finish = finish_of(sequence);
-        bool needs_pages = sequence->state == SEQUENCE_RUNNING && !last;
-        if (finish == FINISH_NONE || needs_pages) continue;
-        count_end(leader, sequence->generation);
-        atomic_store_explicit(&sequence->generation->finish, finish, memory_order_release);
-        *sequence = (struct sequence){0};
+        bool idle = sequence->state == SEQUENCE_WAITING || sequence->state == SEQUENCE_DRAINING;
+        if (idle && sequence->slot == slot && sequence->n_in_flight == 0 &&
+            leader_finish(sequence) != FINISH_NONE)
+            end_sequence(leader, sequence);
+    }
+    desk_poke(leader->options.desk);
+}
+
+void leader_end(struct leader *leader) {
+    for (int handle = 0; handle < leader->n_sequences; handle++) {
+        struct sequence *sequence = &leader->sequence[handle];
+        if (sequence->state != SEQUENCE_FREE && leader_finish(sequence) != FINISH_NONE)
+            end_sequence(leader, sequence);
     }
     desk_poke(leader->options.desk);
 }
@@ -223,7 +230,7 @@ static void release_finished(struct leader *leader, struct header *header, int s
     for (int handle = 0; handle < leader->n_sequences; handle++) {
         struct sequence *sequence = &leader->sequence[handle];
         if (sequence->state != SEQUENCE_RUNNING || sequence->slot != slot) continue;
-        if (!is_complete(sequence) && finish_of(sequence) == FINISH_NONE) continue;
+        if (!is_complete(sequence) && leader_finish(sequence) == FINISH_NONE) continue;
         pages_release(leader, header, handle);
         sequence->state = SEQUENCE_DRAINING;
     }
@@ -289,8 +296,11 @@ static int find_candidate(struct leader *leader) {
     if (handle < 0) return -1;
     if (!leader->next) leader->next = desk_next(leader->options.desk);
     if (!leader->next) return -1;
-    leader->sequence[handle] = (struct sequence){
-        .generation = leader->next, .age = leader->n_admitted, .n_virtual = leader->next->n_prompt};
+    leader->sequence[handle] = (struct sequence){.generation = leader->next,
+                                                 .age = leader->n_admitted,
+                                                 .n_rows_most = leader->next->n_rows,
+                                                 .n_scored = leader->next->n_scored};
+    leader->sequence[handle].n_virtual = leader_known(&leader->sequence[handle]);
     return handle;
 }
 
@@ -337,7 +347,7 @@ static void put_rows(struct leader *leader, struct header *header, const struct 
                      struct plan *plan) {
     struct sequence *sequence = &leader->sequence[chunk->sequence];
     const struct generation *generation = sequence->generation;
-    int known = n_known(sequence);
+    int known = leader_known(sequence);
     for (int row = 0; row < chunk->n_rows; row++) {
         int position = chunk->first_position + row;
         bool newest = position == sequence->n_virtual - 1;
@@ -415,7 +425,7 @@ void leader_end_step(struct leader *leader, int slot) {
     const struct header *header = &leader->header[slot];
     count_step(&leader->counts, header, &leader->plan[slot][header->step % 2]);
     if (header->step > 0) take_step(leader, slot, header->step - 1);
-    retire(leader, slot, header->last);
+    retire(leader, slot);
 }
 
 struct batch_counts leader_counts(const struct leader *leader) {
@@ -427,8 +437,8 @@ struct batch_counts leader_counts(const struct leader *leader) {
         counts.n_running += running;
         counts.n_waiting += waiting;
         if (running || waiting)
-            counts.n_most_left +=
-                sequence->generation->n_prompt + sequence->generation->max_new - n_known(sequence);
+            counts.n_most_left += sequence->generation->n_prompt + sequence->generation->max_new -
+                                  leader_known(sequence);
     }
     return counts;
 }

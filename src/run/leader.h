@@ -27,6 +27,25 @@ void leader_form(struct leader *leader, int slot, int step);
  * finished. */
 void leader_end_step(struct leader *leader, int slot);
 
+/* After the last step: sequences that finished with it are let go of; unfinished ones stay as they
+ * are. */
+void leader_end(struct leader *leader);
+
+/* Of every sequence that is not finished or still holds its pages, the oldest first, between the
+ * last step of a walk and the first of the next: into `kept`, which has room for all handles.
+ * Returns how many. */
+int leader_keep(struct leader *leader, struct kept *kept);
+
+/* Take the generations that a checkpoint kept, which stand first in the desk's queue, before the
+ * first step: into `kept`, which has room for all handles. A sequence whose K and V fit an owner
+ * holds pages for `n_rows` of them; of the others n_rows is 0, and they are computed again. Returns
+ * how many. */
+int leader_restore(struct leader *leader, struct kept *kept);
+
+/* The K and V of a restored sequence could not be read: its pages are free, and it is computed
+ * again. */
+void leader_forget(struct leader *leader, int handle);
+
 struct batch_counts leader_counts(const struct leader *leader);
 const struct latencies *leader_latencies(const struct leader *leader);
 

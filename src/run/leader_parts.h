@@ -1,6 +1,6 @@
-/* leader_parts.h - the leader's books as their two halves see them: private to src/run/leader.c,
- * which tells what is in a header and what comes of it, and src/run/pages.c, which tells who has
- * pages.
+/* leader_parts.h - the leader's books as their parts see them: private to src/run/leader.c, which
+ * tells what is in a header and what comes of it, src/run/pages.c, which tells who has pages, and
+ * src/run/keep.c, which tells what of them is in a checkpoint.
  */
 #ifndef LAMINA_LEADER_PARTS_H
 #define LAMINA_LEADER_PARTS_H
@@ -61,6 +61,14 @@ struct leader {
     struct batch_counts counts;
     struct latencies latencies;
 };
+
+/* Tokens of a sequence that are known, prompt included. */
+static inline int leader_known(const struct sequence *sequence) {
+    return atomic_load_explicit(&sequence->generation->n_tokens, memory_order_relaxed);
+}
+
+/* The finish that the tokens known so far give, or FINISH_NONE. */
+enum finish leader_finish(const struct sequence *sequence);
 
 /* ---- pages.c ----------------------------------------------------------------------------------
  */

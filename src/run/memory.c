@@ -19,7 +19,9 @@ struct value memory_value(const struct decode_options *options, const struct are
                   (size_t)place->first_column * (size_t)program->graph->element_bytes,
         .columns = made->columns,
         .stride = place->stride,
-        .element = made->op == OP_SAMPLE ? ELEMENT_I32 : made->logits ? ELEMENT_F32 : activation,
+        .element = made->op == OP_SAMPLE ? ELEMENT_I32
+                   : made->logits        ? ELEMENT_F32
+                                         : activation,
     };
 }
 

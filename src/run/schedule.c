@@ -28,6 +28,15 @@ static bool all_over(const struct schedule *schedule) {
     return true;
 }
 
+void schedule_go_on(struct schedule *schedule) {
+    REQUIRE(all_over(schedule), "a walk that is not over");
+    int first = schedule->step + 1, n_slots = schedule->n_slots;
+    schedule_open(schedule, n_slots, schedule->n_gaps);
+    schedule->step = schedule->first_step = first;
+    for (int slot = 0; slot < n_slots; slot++)
+        schedule->n_steps_done[slot] = first;
+}
+
 /* A phase is kept as its step and slice: their product may be too large for an int. */
 static void go_on(struct schedule *schedule) {
     int n_phases = schedule->n_gaps ? schedule->n_gaps : 1; /* of a step */
@@ -46,7 +55,8 @@ bool schedule_next(struct schedule *schedule, struct turn *turn) {
         int slot = schedule->slot, step = schedule->step, slice = schedule->slice;
         if (!schedule->closed) { /* a boundary phase ends a step before it begins the next */
             schedule->closed = true;
-            if (schedule->n_gaps && slice == 0 && step > 0 && !is_over(schedule, slot)) {
+            if (schedule->n_gaps && slice == 0 && step > schedule->first_step &&
+                !is_over(schedule, slot)) {
                 schedule->n_steps_done[slot] += 1;
                 *turn = (struct turn){slot, step - 1, schedule->n_gaps};
                 return true;
