@@ -27,7 +27,7 @@ struct progress_choice {
     int32_t n_rows;            /* positions whose K and V are in the checkpoint; 0: none */
     int32_t owner;             /* that holds them */
     int32_t n_logprobs;        /* as in struct sampling: -1 none */
-    int32_t n_scored;          /* scores are known of positions 1 .. n_scored - 1 */
+    int32_t n_scored;          /* prompt tokens 1 .. n_scored have scores; < n_prompt */
     int32_t *token;            /* (n_tokens) */
     struct token_score *score; /* (n_tokens, 1 + n_logprobs), row 0 unused; NULL without */
 };
@@ -53,5 +53,6 @@ bool progress_write(const struct progress *progress, const char *folder, const c
 bool progress_read(struct progress *progress, const char *folder, const char *name,
                    struct fault *fault);
 void progress_close(struct progress *progress);
+void progress_choice_close(struct progress_choice *choice);
 
 #endif

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "check.h"
+#include "checkpoint_progress.h"
 #include "generation.h"
 #include "requests.h"
 #include "results.h"
@@ -40,10 +41,30 @@ struct desk_counts {
 /* Open the inputs of rules->options and start the thread, with all signals but SIGBUS blocked in
  * it. `rules` and `results` are borrowed until desk_close. `ahead` (1 and up): generations kept
  * ready beyond those running; enough is what decode can admit in the time of one slow fsync (200
- * ms: at least 256, and four times the sequences in flight). False with a fault when an input
+ * ms: at least 256, and four times the sequences in flight). `progress`: what a checkpoint kept of
+ * requests in flight, or NULL; borrowed until desk_close. False with a fault when an input
  * cannot be read. */
 bool desk_open(struct desk **desk, const struct request_rules *rules, struct results *results,
-               int ahead, struct fault *fault);
+               const struct progress *progress, int ahead, struct fault *fault);
+
+/* What is in flight, for a checkpoint. Generations are borrowed, all else is owned. */
+struct desk_kept {
+    int n_choices;
+    struct progress_choice *choice;       /* (n_choices) rows and owners are not filled in */
+    const struct generation **generation; /* (n_choices) */
+    int64_t n_read, output_bytes;         /* lines read; bytes of answers, synced */
+    _Atomic bool done;
+};
+
+/* List every choice that is begun and whose request is not written, and sync what is. Decode must
+ * be between two walks. Ends the job when the thread takes more than `seconds`. False when the desk
+ * has failed. Either way to be released with desk_kept_close. */
+bool desk_keep(struct desk *desk, struct desk_kept *kept, double seconds);
+void desk_kept_close(struct desk_kept *kept);
+
+/* Wait until the choices of a checkpoint are in the queue, before all others, as many as fit; of
+ * those *n_found were among the inputs. False when `seconds` are over. */
+bool desk_restored(struct desk *desk, int *n_found, double seconds);
 
 /* The next generation to decode, or NULL when none is ready now. In input order, or with --order
  * longest the longest (prompt and most answer) of sixteen times `ahead`. */

@@ -36,9 +36,15 @@ bool job_file_look(struct job_file *job, const char *output_path, struct fault *
 bool job_file_check(const struct job_file *job, const struct options *options,
                     const char *model_fingerprint, struct fault *fault);
 
-/* Write the record of this run. `keep_uuid`: the job goes on; else it is a new one. */
+/* The uuid in the record, or NULL where there is none. A view until the next write. */
+const char *job_file_uuid(const struct job_file *job);
+
+/* Write the record of this run, of the job `uuid`; NULL: of a new one. */
 bool job_file_write(struct job_file *job, const struct options *options,
-                    const char *model_fingerprint, bool keep_uuid, struct fault *fault);
+                    const char *model_fingerprint, const char *uuid, struct fault *fault);
+
+/* The options that change tokens, as JSON text; released with free. */
+char *job_file_options(const struct options *options);
 
 /* Unlock. A file that was made and never written is taken away. */
 void job_file_close(struct job_file *job);

@@ -16,6 +16,7 @@ struct pending_entry {
     struct request request;
     struct pending_entry *before, *behind; /* in the input */
     size_t n_begun;                        /* generations given out by pending_begin */
+    size_t n_saved;                        /* generations that had begun before a checkpoint */
     size_t n_ended;                        /* generations decode has let go of: the owner's count */
     bool interrupted, finished;            /* interrupted: the owner's too */
 };

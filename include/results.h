@@ -61,6 +61,12 @@ bool results_write(struct results *results, const struct request *request,
 /* fsync what is written. */
 bool results_sync(struct results *results, struct fault *fault);
 
+/* Of the job that the output belongs to; NULL of a stream. A view until results_close. */
+const char *results_uuid(const struct results *results);
+
+/* Bytes of whole lines in the output; 0 of a stream. */
+int64_t results_output_bytes(const struct results *results);
+
 struct result_counts results_counts(const struct results *results);
 
 /* Close the files and release the lock. Sync first: nothing can be reported here. */

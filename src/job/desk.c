@@ -24,6 +24,7 @@
 #include "line_reader.h"
 #include "pending.h"
 #include "ready_queue.h"
+#include "saved.h"
 
 #define SYNC_EVERY_NS 5000000000
 enum { LONGEST_WINDOW = 16 }; /* times `ahead` */
@@ -43,6 +44,7 @@ struct desk {
     size_t most_in_flight;      /* generations with decode at once, so far */
     struct generation **active; /* in the queue or with decode */
     size_t n_active, active_capacity;
+    struct saved saved; /* choices of a checkpoint, until all are found; zeroed without */
     bool waiting_for_input, unsynced;
     int64_t unsynced_since_ns;
     struct fault fault;
@@ -56,7 +58,10 @@ struct desk {
     _Atomic bool complete; /* nothing will be put in the queue any more */
     _Atomic bool failed;   /* and `fault` is set */
     _Atomic bool all_read;
+    _Atomic bool restoring; /* the choices of a checkpoint are not all found yet */
     _Atomic int64_t n_read, n_started_written, n_waiting;
+    _Atomic int64_t n_settled; /* requests handed out so far that their first choice was ended */
+    struct desk_kept *_Atomic wanted; /* to be filled with what is in flight */
     _Atomic int64_t n_answered, n_failed, n_kept, n_kept_failed, n_changed;
     struct status_file *_Atomic status; /* with a text to be written */
     pthread_mutex_t news_mutex;         /* for desk_wait only; decode takes it nowhere else */
@@ -157,16 +162,41 @@ static size_t most_held(const struct desk *desk) {
 
 static bool wants_line(struct desk *desk) {
     if (atomic_load(&desk->all_read)) return false;
+    if (atomic_load(&desk->restoring)) return true;
     const struct pending *pending = &desk->pending;
     if (pending->n_held >= most_held(desk)) return false;
     if (desk->longest_first) return pending->n_unbegun < LONGEST_WINDOW * desk->ahead;
     return pending->n_unbegun == 0 && ready_queue_has_room(&desk->queue);
 }
 
+/* Tokens that a generation had before a checkpoint. True when they were its last: decode has
+ * nothing to do with it. */
+static bool give_saved(struct desk *desk, struct pending_entry *entry,
+                       struct generation *generation) {
+    size_t index = (size_t)(generation - entry->request.generation);
+    if (index >= entry->n_saved || !saved_give(&desk->saved, &entry->request, index)) return false;
+    int32_t n_tokens = atomic_load(&generation->n_tokens);
+    int32_t n_new = n_tokens - generation->n_prompt;
+    enum finish finish = FINISH_NONE;
+    choice_follow(&entry->request.choice[index], &entry->request, generation,
+                  desk->rules->tokenizer);
+    if (n_new > 0 && sampling_is_stop(&generation->sampling, generation->token[n_tokens - 1])) {
+        finish = FINISH_STOP;
+    } else if (n_new == generation->max_new) {
+        finish = FINISH_LENGTH;
+    } else if (atomic_load(&generation->cancelled)) {
+        finish = FINISH_CANCELLED;
+    }
+    atomic_store(&generation->finish, finish);
+    if (finish != FINISH_NONE && index == 0) atomic_fetch_add(&desk->n_settled, 1);
+    return finish != FINISH_NONE;
+}
+
 static void begin_next(struct desk *desk, struct pending_entry *entry) {
     size_t n_bytes;
     struct generation *generation = pending_begin(&desk->pending, entry, &n_bytes);
     generation->submitted_ns = clock_now_ns();
+    bool settled = give_saved(desk, entry, generation);
     if (desk->n_active == desk->active_capacity) {
         size_t capacity = 2 * desk->active_capacity + 64;
         struct generation **larger = check_alloc(capacity, sizeof *larger);
@@ -176,10 +206,25 @@ static void begin_next(struct desk *desk, struct pending_entry *entry) {
         desk->active_capacity = capacity;
     }
     desk->active[desk->n_active++] = generation;
-    ready_queue_append(&desk->queue, generation, n_bytes);
+    if (settled) {
+        desk_poke(desk); /* it is for `look` to see */
+    } else {
+        ready_queue_append(&desk->queue, generation, n_bytes);
+    }
+}
+
+/* All choices of the checkpoint that there are have been read: they go first. */
+static void restore(struct desk *desk) {
+    for (struct pending_entry *entry = desk->pending.first; entry; entry = entry->behind) {
+        while (entry->n_begun < entry->n_saved && ready_queue_has_room(&desk->queue))
+            begin_next(desk, entry);
+    }
+    atomic_store(&desk->restoring, false);
+    tell_news(desk);
 }
 
 static void fill_queue(struct desk *desk) {
+    if (atomic_load(&desk->restoring)) return;
     size_t n_in_flight = desk->n_active - ready_queue_length(&desk->queue);
     if (n_in_flight > desk->most_in_flight) desk->most_in_flight = n_in_flight;
     bool news = false;
@@ -214,6 +259,7 @@ static void admit(struct desk *desk, const struct input_line *line) {
         return;
     }
     request_prepare(&entry->request, desk->rules);
+    if (atomic_load(&desk->restoring)) entry->n_saved = saved_count(&desk->saved, &entry->request);
     pending_append(&desk->pending, entry);
     if (entry->request.refusal.refused) finish_entry(desk, entry);
 }
@@ -249,6 +295,58 @@ static void sync_results(struct desk *desk) {
     fail(desk);
 }
 
+static bool is_all_found(struct desk *desk) {
+    return atomic_load(&desk->all_read) || desk->saved.n_found == desk->saved.progress->n_choices;
+}
+
+static void *copy(const void *from, size_t n_bytes) {
+    void *to = check_alloc(n_bytes, 1);
+    memcpy(to, from, n_bytes);
+    return to;
+}
+
+/* A choice as far as it has come. */
+static struct progress_choice keep_choice(const struct request *request, size_t index) {
+    const struct generation *generation = &request->generation[index];
+    int32_t n_tokens = atomic_load_explicit(&generation->n_tokens, memory_order_acquire);
+    struct progress_choice choice = {
+        .custom_id =
+            request->custom_id ? copy(request->custom_id, strlen(request->custom_id) + 1) : NULL,
+        .key = request->key,
+        .body_hash = request->body_hash,
+        .index = (int32_t)index,
+        .n_prompt = generation->n_prompt,
+        .n_tokens = n_tokens,
+        .n_logprobs = generation->sampling.n_logprobs,
+        .token = copy(generation->token, (size_t)n_tokens * sizeof *generation->token),
+    };
+    if (generation->score)
+        choice.score = copy(generation->score, (size_t)n_tokens * (1 + (size_t)choice.n_logprobs) *
+                                                   sizeof *generation->score);
+    return choice;
+}
+
+/* Every choice that has begun, of requests that are not written. */
+static void keep(struct desk *desk, struct desk_kept *kept) {
+    size_t n = 0;
+    look(desk);
+    for (const struct pending_entry *entry = desk->pending.first; entry; entry = entry->behind)
+        n += entry->n_begun;
+    kept->choice = check_alloc(n + 1, sizeof *kept->choice);
+    kept->generation = check_alloc(n + 1, sizeof *kept->generation);
+    for (const struct pending_entry *entry = desk->pending.first; entry; entry = entry->behind) {
+        for (size_t index = 0; index < entry->n_begun; index++) {
+            kept->generation[kept->n_choices] = &entry->request.generation[index];
+            kept->choice[kept->n_choices++] = keep_choice(&entry->request, index);
+        }
+    }
+    kept->n_read = atomic_load(&desk->n_read);
+    kept->output_bytes = results_output_bytes(desk->results);
+    sync_results(desk); /* answers given are durable before a checkpoint without them is */
+    atomic_store(&kept->done, true);
+    tell_news(desk);
+}
+
 /* Until something happens, or a sync is due. */
 static void rest(struct desk *desk) {
     struct pollfd news[2] = {{.fd = desk->wake_fd, .events = POLLIN}, {.events = POLLIN}};
@@ -277,7 +375,10 @@ static void *work(void *argument) {
         if (!atomic_load(&desk->failed) && !atomic_load(&desk->stopping)) {
             fill_queue(desk);
             more = read_one(desk);
+            if (atomic_load(&desk->restoring) && is_all_found(desk)) restore(desk);
         }
+        struct desk_kept *wanted = atomic_exchange(&desk->wanted, NULL);
+        if (wanted) keep(desk, wanted);
         bool due = desk->unsynced && clock_now_ns() - desk->unsynced_since_ns >= SYNC_EVERY_NS;
         if (due && !atomic_load(&desk->failed)) sync_results(desk);
         struct status_file *status = atomic_exchange(&desk->status, NULL);
@@ -309,6 +410,7 @@ static void release(struct desk *desk) {
     if (desk->wake_fd >= 0) close(desk->wake_fd);
     free(desk->active);
     ready_queue_close(&desk->queue);
+    saved_close(&desk->saved);
     free(desk);
 }
 
@@ -325,7 +427,7 @@ static int start_thread(struct desk *desk) {
 }
 
 bool desk_open(struct desk **desk, const struct request_rules *rules, struct results *results,
-               int ahead, struct fault *fault) {
+               const struct progress *progress, int ahead, struct fault *fault) {
     REQUIRE(ahead > 0, "a desk that reads %d ahead", ahead);
     struct desk *made = check_alloc(1, sizeof *made);
     made->rules = rules;
@@ -336,6 +438,8 @@ bool desk_open(struct desk **desk, const struct request_rules *rules, struct res
     ready_queue_open(&made->queue, (size_t)ahead);
     made->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     open_news(made);
+    if (progress) saved_open(&made->saved, progress);
+    atomic_init(&made->restoring, progress != NULL);
     publish_counts(made);
     bool opened = made->wake_fd >= 0 || fault_world(fault, "no eventfd: %s", strerror(errno));
     opened = opened && line_reader_open(&made->reader, rules->options->input,
@@ -386,6 +490,41 @@ void desk_wait(struct desk *desk, double seconds) {
     pthread_mutex_unlock(&desk->news_mutex);
 }
 
+/* Until `done` is true, or the thread has failed. False when `seconds` were not enough. */
+static bool wait_for(struct desk *desk, const _Atomic bool *flag, bool wanted, double seconds) {
+    int64_t until_ns = clock_now_ns() + (int64_t)(seconds * 1e9);
+    struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
+    int error = 0;
+    pthread_mutex_lock(&desk->news_mutex);
+    while (error == 0 && atomic_load(flag) != wanted && !atomic_load(&desk->failed))
+        error = pthread_cond_timedwait(&desk->news, &desk->news_mutex, &until);
+    pthread_mutex_unlock(&desk->news_mutex);
+    return error == 0;
+}
+
+bool desk_restored(struct desk *desk, int *n_found, double seconds) {
+    if (!wait_for(desk, &desk->restoring, false, seconds)) return false;
+    *n_found = desk->saved.n_found;
+    return true;
+}
+
+bool desk_keep(struct desk *desk, struct desk_kept *kept, double seconds) {
+    *kept = (struct desk_kept){0};
+    atomic_store(&desk->wanted, kept);
+    wake(desk);
+    if (!wait_for(desk, &kept->done, true, seconds))
+        check_fail("waited %g s for the desk to list the requests in flight", seconds);
+    return atomic_load(&kept->done) && !atomic_load(&desk->failed);
+}
+
+void desk_kept_close(struct desk_kept *kept) {
+    for (int at = 0; at < kept->n_choices; at++)
+        progress_choice_close(&kept->choice[at]);
+    free(kept->choice);
+    free(kept->generation);
+    *kept = (struct desk_kept){0};
+}
+
 void desk_stop(struct desk *desk) {
     atomic_store(&desk->stopping, true);
     wake(desk);
@@ -410,7 +549,8 @@ struct desk_counts desk_counts(struct desk *desk) {
         .all_read = atomic_load(&desk->all_read),
         .n_read = atomic_load(&desk->n_read),
         .n_ready = (int64_t)ready_queue_length(&desk->queue) + atomic_load(&desk->n_waiting),
-        .n_running = desk->n_started - atomic_load(&desk->n_started_written),
+        .n_running =
+            desk->n_started + atomic_load(&desk->n_settled) - atomic_load(&desk->n_started_written),
     };
     return counts;
 }

@@ -328,18 +328,28 @@ static bool replace(struct job_file *job, const json_t *record, struct fault *fa
     return done;
 }
 
+const char *job_file_uuid(const struct job_file *job) {
+    const char *uuid = json_string_value(json_object_get(job->record, "uuid"));
+    return uuid && strlen(uuid) == 36 ? uuid : NULL;
+}
+
 bool job_file_write(struct job_file *job, const struct options *options,
-                    const char *model_fingerprint, bool keep_uuid, struct fault *fault) {
-    char uuid[37];
-    const char *kept = json_string_value(json_object_get(job->record, "uuid"));
-    if (keep_uuid && kept && strlen(kept) == sizeof uuid - 1) {
-        strcpy(uuid, kept);
-    } else if (!make_uuid(uuid, fault)) {
-        return false;
-    }
+                    const char *model_fingerprint, const char *uuid, struct fault *fault) {
+    char made[37];
+    if (!uuid && !make_uuid(made, fault)) return false;
     json_t *record = make_record(options, model_fingerprint);
-    json_object_set_new(record, "uuid", json_string(uuid));
+    json_object_set_new(record, "uuid", json_string(uuid ? uuid : made));
     bool written = replace(job, record, fault);
+    if (written) json_decref(job->record);
+    if (written) job->record = json_incref(record);
     json_decref(record);
     return written;
+}
+
+char *job_file_options(const struct options *options) {
+    json_t *object = make_options(options);
+    char *text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
+    REQUIRE(text != NULL, "no memory for a job's options");
+    json_decref(object);
+    return text;
 }

@@ -168,13 +168,14 @@ static bool resume(struct results *results, const char *model_fingerprint, struc
     return check_resume(results, model_fingerprint, &same, fault) &&
            repair(results, &results->out, fault) &&
            (!results->options->errors || repair(results, &results->err, fault)) &&
-           job_file_write(&results->job, results->options, model_fingerprint, same, fault);
+           job_file_write(&results->job, results->options, model_fingerprint,
+                          same ? job_file_uuid(&results->job) : NULL, fault);
 }
 
 static bool start(struct results *results, const char *model_fingerprint, struct fault *fault) {
     return empty(&results->out, fault) &&
            (!results->options->errors || results->err.is_stream || empty(&results->err, fault)) &&
-           job_file_write(&results->job, results->options, model_fingerprint, false, fault);
+           job_file_write(&results->job, results->options, model_fingerprint, NULL, fault);
 }
 
 /* What was found before the lock may have changed while it was waited for: found and checked again,
@@ -317,6 +318,14 @@ bool results_write(struct results *results, const struct request *request,
 bool results_sync(struct results *results, struct fault *fault) {
     bool synced = output_sync(&results->out, fault);
     return (!results->options->errors || output_sync(&results->err, fault)) && synced;
+}
+
+const char *results_uuid(const struct results *results) {
+    return results->job.path ? job_file_uuid(&results->job) : NULL;
+}
+
+int64_t results_output_bytes(const struct results *results) {
+    return results->out.n_bytes;
 }
 
 struct result_counts results_counts(const struct results *results) {

@@ -1,0 +1,101 @@
+/* background.c - a thread with one place for work. See background.h. */
+#include "background.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct background {
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t news;
+    void (*work)(void *); /* NULL: idle */
+    void *argument;
+    bool closing;
+};
+
+static void *serve(void *of) {
+    struct background *background = of;
+    pthread_mutex_lock(&background->mutex);
+    for (;;) {
+        while (!background->work && !background->closing)
+            pthread_cond_wait(&background->news, &background->mutex);
+        if (!background->work) break;
+        pthread_mutex_unlock(&background->mutex);
+        background->work(background->argument);
+        pthread_mutex_lock(&background->mutex);
+        background->work = NULL;
+        pthread_cond_broadcast(&background->news);
+    }
+    pthread_mutex_unlock(&background->mutex);
+    return NULL;
+}
+
+bool background_open(struct background **opened, const char *name, struct fault *fault) {
+    struct background *background = check_alloc(1, sizeof *background);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&background->news, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&background->mutex, NULL);
+    sigset_t all, before;
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&background->thread, NULL, serve, background);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error) {
+        free(background);
+        return fault_world(fault, "cannot start a thread: %s", strerror(error));
+    }
+    pthread_setname_np(background->thread, name);
+    *opened = background;
+    return true;
+}
+
+void background_begin(struct background *background, void (*work)(void *), void *argument) {
+    pthread_mutex_lock(&background->mutex);
+    REQUIRE(!background->work, "two pieces of work at a time");
+    background->work = work;
+    background->argument = argument;
+    pthread_cond_broadcast(&background->news);
+    pthread_mutex_unlock(&background->mutex);
+}
+
+bool background_idle(struct background *background) {
+    pthread_mutex_lock(&background->mutex);
+    bool idle = !background->work;
+    pthread_mutex_unlock(&background->mutex);
+    return idle;
+}
+
+bool background_wait(struct background *background, double seconds) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)seconds;
+    until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    int error = 0;
+    pthread_mutex_lock(&background->mutex);
+    while (background->work && error == 0)
+        error = pthread_cond_timedwait(&background->news, &background->mutex, &until);
+    bool idle = !background->work;
+    pthread_mutex_unlock(&background->mutex);
+    return idle;
+}
+
+void background_close(struct background *background) {
+    if (!background) return;
+    pthread_mutex_lock(&background->mutex);
+    background->closing = true;
+    pthread_cond_broadcast(&background->news);
+    pthread_mutex_unlock(&background->mutex);
+    pthread_join(background->thread, NULL);
+    pthread_cond_destroy(&background->news);
+    pthread_mutex_destroy(&background->mutex);
+    free(background);
+}
