@@ -119,7 +119,7 @@ struct batch_options {
     const struct device_ops *device_ops; /* the leader's, to take tokens */
     struct device *device;
     const volatile sig_atomic_t *stop; /* non-zero: end the walk at a step boundary */
-    void (*tick)(void *);              /* leader, once a step: progress lines; may be NULL */
+    void (*tick)(void *);              /* once a step; may be NULL */
     void *tick_argument;
 };
 
@@ -138,7 +138,7 @@ void batch_end(struct batch *batch, int slot);
  * is for all handles. As leader_end, leader_keep, leader_restore (src/run/leader.h). */
 void batch_stop(struct batch *batch);
 int batch_keep(struct batch *batch, struct kept *kept);
-int batch_restore(struct batch *batch, struct kept *kept);
+int batch_restore(struct batch *batch, bool with_kv, struct kept *kept);
 
 /* The same moment, on a rank that holds KV: pages for the restored sequences that are its own, as
  * the leader's books have them; and the books themselves, to find them by. `forgotten`: of these

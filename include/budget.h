@@ -33,7 +33,7 @@ struct budget_basis {
     int64_t weight_bytes; /* of the model's weights on its device */
     int vocabulary;
     int n_threads; /* of a rank */
-    enum kv_type kv_type;
+    const struct options *options;
 };
 
 /* What a rank holds. */
@@ -41,6 +41,7 @@ struct budget {
     int64_t weight_bytes; /* 0 on attention ranks */
     int64_t work_bytes;   /* activations, messages and the device's own, of all slots */
     int64_t page_bytes;   /* of one KV page; 0 on a rank without KV */
+    int64_t buffer_bytes; /* that a checkpoint takes besides for each page, of the same memory */
 };
 struct budget budget_of_rank(const struct budget_basis *basis, int rank);
 

@@ -62,6 +62,9 @@ bool checkpoint_pages_result(const struct checkpoint_pages *pages,
  * deleted. */
 void checkpoint_pages_end(struct checkpoint_pages *pages, bool committed);
 
+/* A checkpoint without KV is being made: files of earlier ones may be gone when the next comes. */
+void checkpoint_pages_forget(struct checkpoint_pages *pages);
+
 /* Read the K and V of those of `kept` that lie on this rank, from a checkpoint's newest files
  * `name` (n_names), into their pages (batch_hold). failed[i] is set for those that could not be
  * read, the first reason is in *fault. */

@@ -17,7 +17,7 @@
 #include "requests.h"
 #include "sampling.h"
 
-struct progress_choice {
+struct checkpoint_choice {
     char *custom_id;           /* for people; NULL where the request has none */
     struct request_key key;    /* of the request */
     uint64_t body_hash;        /* of the request: 0 is never matched */
@@ -32,7 +32,7 @@ struct progress_choice {
     struct token_score *score; /* (n_tokens, 1 + n_logprobs), row 0 unused; NULL without */
 };
 
-struct progress {
+struct checkpoint_progress {
     char uuid[37], fingerprint[33]; /* of the job, of the model */
     char created[32];               /* RFC 3339, UTC */
     char isa[32];                   /* instruction set of the writing leader, or its device */
@@ -41,18 +41,18 @@ struct progress {
     int64_t n_read, output_bytes;   /* lines read; bytes of answers then durable */
     double prefill_tokens_per_s;    /* measured by the run; 0: not yet */
     int n_choices;
-    struct progress_choice *choice; /* (n_choices) */
+    struct checkpoint_choice *choice; /* (n_choices) */
 };
 
 /* Write FOLDER/NAME; *n_bytes is its size. */
-bool progress_write(const struct progress *progress, const char *folder, const char *name,
+bool checkpoint_progress_write(const struct checkpoint_progress *progress, const char *folder, const char *name,
                     int64_t *n_bytes, struct fault *fault);
 /* Read it into *progress, which progress_close releases. Checked: counts against the sizes of the
  * data sets, tokens not negative, 0 < n_prompt <= n_tokens, 0 <= n_rows < n_tokens or (n_rows <=
  * n_prompt when no token is made), checksums. */
-bool progress_read(struct progress *progress, const char *folder, const char *name,
+bool checkpoint_progress_read(struct checkpoint_progress *progress, const char *folder, const char *name,
                    struct fault *fault);
-void progress_close(struct progress *progress);
-void progress_choice_close(struct progress_choice *choice);
+void checkpoint_progress_close(struct checkpoint_progress *progress);
+void checkpoint_choice_close(struct checkpoint_choice *choice);
 
 #endif

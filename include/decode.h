@@ -69,6 +69,8 @@ void decode_open(struct decode **decode, const struct decode_options *options);
 /* Walk the list of turns to its end. Called again it goes on where *stop (struct batch_options),
  * zero again, had ended the walk before. */
 void decode_run(struct decode *decode);
+/* The KV cache of this rank, a view; without pages on a rank that holds none. */
+const struct kv_cache *decode_cache(const struct decode *decode);
 void decode_close(struct decode *decode);
 
 #endif

@@ -45,12 +45,12 @@ struct desk_counts {
  * requests in flight, or NULL; borrowed until desk_close. False with a fault when an input
  * cannot be read. */
 bool desk_open(struct desk **desk, const struct request_rules *rules, struct results *results,
-               const struct progress *progress, int ahead, struct fault *fault);
+               const struct checkpoint_progress *progress, int ahead, struct fault *fault);
 
 /* What is in flight, for a checkpoint. Generations are borrowed, all else is owned. */
 struct desk_kept {
     int n_choices;
-    struct progress_choice *choice;       /* (n_choices) rows and owners are not filled in */
+    struct checkpoint_choice *choice;       /* (n_choices) rows and owners are not filled in */
     const struct generation **generation; /* (n_choices) */
     int64_t n_read, output_bytes;         /* lines read; bytes of answers, synced */
     _Atomic bool done;

@@ -24,6 +24,8 @@ enum kv_type { KV_F32, KV_F16, KV_BF16 };
 enum output_order { OUTPUT_COMPLETION, OUTPUT_INPUT };
 enum input_order { ORDER_INPUT, ORDER_LONGEST };
 enum device_wish { DEVICE_WISH_AUTO, DEVICE_WISH_CPU, DEVICE_WISH_CUDA };
+enum checkpoint_kv_wish { CHECKPOINT_KV_AUTO, CHECKPOINT_KV_ALWAYS, CHECKPOINT_KV_NEVER };
+enum restore_wish { RESTORE_AUTO, RESTORE_KV, RESTORE_RECOMPUTE };
 enum isa_wish { ISA_WISH_AUTO, ISA_WISH_PLAIN, ISA_WISH_AVX2, ISA_WISH_AVX512 };
 
 /* "f32", "f16", "bf16". */
@@ -75,6 +77,13 @@ struct options {
     int max_batch;     /* sequences per slot; -1: derived */
     int max_rows;      /* rows per slot and step; -1: derived */
     int context;       /* tokens; -1: the model's */
+
+    /* checkpoint */
+    const char *checkpoint; /* --checkpoint DIR */
+    double checkpoint_interval_s;
+    enum checkpoint_kv_wish checkpoint_kv;
+    enum restore_wish restore;
+    bool keep_checkpoint;
 
     /* talk */
     enum log_level log_level;

@@ -11,12 +11,12 @@
 #include "requests.h"
 
 struct saved {
-    const struct progress *progress; /* borrowed */
+    const struct checkpoint_progress *progress; /* borrowed */
     int *order;                      /* (n_choices) choices by key and index */
     int n_found;                     /* choices whose request was looked up */
 };
 
-void saved_open(struct saved *saved, const struct progress *progress);
+void saved_open(struct saved *saved, const struct checkpoint_progress *progress);
 void saved_close(struct saved *saved);
 
 /* Generations of the request, as request_prepare left it, that had begun: the first so many. Each

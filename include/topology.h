@@ -86,6 +86,17 @@ void topology_broadcast(const struct topology *topology, void *data, size_t n_by
 /* Every rank's n_bytes to the leader, one behind another in rank order: (n_ranks, n_bytes). */
 void topology_collect(const struct topology *topology, const void *mine, size_t n_bytes, void *all,
                       const char *what, double seconds);
+/* What a rank tells the leader while decode goes on; nobody waits for it. */
+struct mail {
+    int32_t rank, good;
+    int64_t n_bytes, n_pages, n_new;
+    char text[256]; /* why it is not good */
+};
+/* Not on the leader: post *mail, once the one before was taken. */
+void topology_post(const struct topology *topology, const struct mail *mail);
+/* On the leader: take one that has come; false when none has. */
+bool topology_take(const struct topology *topology, struct mail *mail);
+
 /* One rank's bytes to the leader (point to point); both must call it, others need not. */
 void topology_send_to_leader(const struct topology *topology, int from, void *data, size_t n_bytes,
                              const char *what, double seconds);

@@ -112,6 +112,7 @@ static const struct device_ops made_up = {.prepare_bytes = made_up_bytes};
 static void ranks_hold_their_share(void **state) {
     (void)state;
     struct options options = defaults();
+    options.kv_type = KV_BF16;
     struct batch_limits limits = limits_of(&options, &two);
     struct program program = {.row_bytes = 1000, .picked_row_bytes = 3};
     struct budget_basis basis = {.program = &program,
@@ -122,7 +123,7 @@ static void ranks_hold_their_share(void **state) {
                                  .weight_bytes = 1000,
                                  .vocabulary = 500,
                                  .n_threads = 3,
-                                 .kv_type = KV_BF16};
+                                 .options = &options};
     struct budget model = budget_of_rank(&basis, 0);
     assert_int_equal(model.weight_bytes, 1100);
     assert_int_equal(model.page_bytes, 0);
@@ -147,7 +148,7 @@ static void ranks_hold_their_share(void **state) {
     assert_int_equal(budget_of_rank(&basis, 3).page_bytes, first.page_bytes);
     assert_int_equal(budget_of_rank(&basis, 4).page_bytes, second.page_bytes);
     basis.layout = &colocated;
-    basis.kv_type = KV_F32;
+    options.kv_type = KV_F32;
     assert_int_equal(budget_of_rank(&basis, 0).page_bytes, 30 * 3 * 2 * 64 * 64 * 4);
     assert_int_equal(budget_of_rank(&basis, 0).weight_bytes, 1100);
     /* no messages; K and V of 4 bytes */

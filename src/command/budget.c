@@ -8,6 +8,7 @@
  */
 #include "budget.h"
 
+#include "checkpoint.h"
 #include "messages.h"
 
 /* Sizes when nothing was asked for. */
@@ -78,7 +79,7 @@ bool budget_limits(struct batch_limits *limits, const struct options *options,
 static size_t wire_bytes(const struct budget_basis *basis, int rank) {
     const struct layout *layout = basis->layout;
     struct messages messages;
-    open_messages(&messages, layout, rank, basis->service, basis->limits, basis->kv_type);
+    open_messages(&messages, layout, rank, basis->service, basis->limits, basis->options->kv_type);
     size_t n_headers = rank == 0 ? (size_t)(layout->model_ranks + layout->attention_ranks - 1) : 1;
     size_t n_bytes = messages_bytes(&messages) + n_headers * header_most_bytes(basis->limits);
     messages_close(&messages);
@@ -98,13 +99,16 @@ struct budget budget_of_rank(const struct budget_basis *basis, int rank) {
     bool model = rank < layout->model_ranks, colocated = layout->attention_ranks == 0;
     int n_kv_heads = layout_rank_heads(layout, service->n_kv_heads, rank).n;
     size_t arena = decode_arena_bytes(model ? basis->program : NULL, service, basis->limits,
-                                      n_kv_heads, basis->kv_type);
+                                      n_kv_heads, basis->options->kv_type);
     struct budget budget = {
         .weight_bytes = model ? basis->weight_bytes / 10 * 11 : 0,
         .work_bytes = (int64_t)(arena + wire_bytes(basis, rank) + device_bytes(basis, rank)),
     };
     if (!model || colocated)
-        budget.page_bytes = (int64_t)decode_page_bytes(service, n_kv_heads, basis->kv_type);
+        budget.page_bytes =
+            (int64_t)decode_page_bytes(service, n_kv_heads, basis->options->kv_type);
+    if (basis->device_ops == &device_cpu)
+        budget.buffer_bytes = checkpoint_buffer_bytes(basis->options, budget.page_bytes);
     return budget;
 }
 
@@ -117,11 +121,12 @@ int64_t budget_own_pages(const struct budget *budget, const struct options *opti
     int64_t left = memory_bytes - budget->weight_bytes - budget->work_bytes;
     if (left <= 0) return -1;
     if (budget->page_bytes == 0 || options->kv_tokens >= 0) return INT32_MAX;
-    return (options->kv_memory >= 0 ? options->kv_memory : left) / budget->page_bytes;
+    if (options->kv_memory >= 0) return options->kv_memory / budget->page_bytes;
+    return left / (budget->page_bytes + budget->buffer_bytes);
 }
 
 bool budget_fits(const struct budget *budget, int n_pages, int64_t memory_bytes) {
-    int64_t kv_bytes = budget->page_bytes * n_pages;
+    int64_t kv_bytes = (budget->page_bytes + budget->buffer_bytes) * n_pages;
     return budget->weight_bytes + budget->work_bytes + kv_bytes <= memory_bytes / 9 * 10;
 }
 

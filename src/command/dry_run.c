@@ -102,7 +102,7 @@ static struct budget budget_of(const struct dry_run *dry, int rank) {
                                      (int64_t)weights_bytes(&dry->graph, &dry->gguf, &device_cpu),
                                  .vocabulary = dry->model.vocabulary,
                                  .n_threads = dry->resources.n_threads,
-                                 .kv_type = dry->options->kv_type};
+                                 .options = dry->options};
     return budget_of_rank(&basis, rank);
 }
 

@@ -13,6 +13,7 @@
 
 #include "batch.h"
 #include "budget.h"
+#include "checkpoint.h"
 #include "clock.h"
 #include "decode.h"
 #include "desk.h"
@@ -56,6 +57,8 @@ struct run {
     struct control *control;
     struct batch *batch;
     struct decode *decode;
+    struct checkpoint *checkpoint; /* NULL without --checkpoint */
+    volatile sig_atomic_t halt;    /* the walk of the list of turns is to end */
     /* the leader */
     struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
@@ -64,6 +67,7 @@ struct run {
     struct results *results;
     struct desk *desk;
     struct desk_counts desk_counts;
+    const struct checkpoint_progress *progress; /* what a checkpoint has to go on with, or NULL */
     struct report *report;
     struct replacement timeline; /* zeroed without --timeline */
     bool all_answered;           /* a resume found nothing left to do */
@@ -202,7 +206,7 @@ static int64_t own_pages(struct run *run, struct fault *fault) {
                                  .weight_bytes = weight_bytes,
                                  .vocabulary = run->model.vocabulary,
                                  .n_threads = run->resources.n_threads,
-                                 .kv_type = run->options->kv_type};
+                                 .options = run->options};
     run->budget = budget_of_rank(&basis, run->topology.rank);
     int64_t fixed = run->budget.weight_bytes + run->budget.work_bytes;
     int64_t pages = budget_own_pages(&run->budget, run->options, run->resources.memory_bytes);
@@ -240,13 +244,14 @@ static void agree_pages(struct run *run, struct fault *fault) {
                        run->options->deadline_s);
     const struct budget *budget = &run->budget;
     if (!budget_fits(budget, run->limits.n_pages, run->resources.memory_bytes))
-        fault_user(fault,
-                   "rank %d (%s) needs %lld MiB for %d pages of KV cache and %lld MiB besides, and "
-                   "may use %lld MiB (%s): a smaller --kv-tokens or --kv-memory",
-                   run->topology.rank, role_name(run->topology.role),
-                   (long long)(budget->page_bytes * run->limits.n_pages) >> 20, run->limits.n_pages,
-                   (long long)(budget->weight_bytes + budget->work_bytes) >> 20,
-                   (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
+        fault_user(
+            fault,
+            "rank %d (%s) needs %lld MiB for %d pages of KV cache and %lld MiB besides, and "
+            "may use %lld MiB (%s): a smaller --kv-tokens or --kv-memory",
+            run->topology.rank, role_name(run->topology.role),
+            (long long)((budget->page_bytes + budget->buffer_bytes) * run->limits.n_pages) >> 20,
+            run->limits.n_pages, (long long)(budget->weight_bytes + budget->work_bytes) >> 20,
+            (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
 }
 
 /* Tokenizer, template and output: the leader's side of the desk. */
@@ -262,6 +267,9 @@ static void open_text(struct run *run, struct fault *fault) {
     if (!found && options->chat_template) return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
     if (options->resume && !results_all_answered(run->results, &run->all_answered, fault)) return;
+    if (!checkpoint_find(&run->checkpoint, options, results_uuid(run->results), fingerprint,
+                         &run->progress, fault))
+        return;
     run->rules = (struct request_rules){
         .tokenizer = run->tokenizer,
         .chat_template = run->chat_template,
@@ -276,7 +284,8 @@ static void open_text(struct run *run, struct fault *fault) {
 static void open_desk(struct run *run, struct fault *fault) {
     if (!run->topology.leader) return;
     int ahead = 4 * run->limits.n_slots * run->limits.max_batch;
-    desk_open(&run->desk, &run->rules, run->results, ahead < 256 ? 256 : ahead, fault);
+    desk_open(&run->desk, &run->rules, run->results, run->progress, ahead < 256 ? 256 : ahead,
+              fault);
 }
 
 /* What the report has to know of this rank. */
@@ -344,13 +353,17 @@ static void open_wire(struct run *run, struct fault *fault) {
 /* ---- the loop ---------------------------------------------------------------------------------
  */
 
-/* Once a step on the leader: progress lines, and stopping when the desk cannot go on. */
+/* Once a step: what a checkpoint has to do meanwhile; on the leader progress lines, and ending the
+ * walk for a stop, when the desk cannot go on, or for a checkpoint. */
 static void tick(void *argument) {
     struct run *run = argument;
     struct fault fault = {0};
+    checkpoint_tick(run->checkpoint);
+    if (!run->topology.leader) return;
     if (!stop_requested && desk_failed(run->desk, &fault)) stop_requested = 1;
     struct batch_counts counts = batch_counts(run->batch);
     report_tick(run->report, &counts);
+    run->halt = stop_requested || checkpoint_due(run->checkpoint);
 }
 
 static void open_decode(struct run *run) {
@@ -360,8 +373,8 @@ static void open_decode(struct run *run) {
                                   .desk = run->desk,
                                   .device_ops = run->device_ops,
                                   .device = run->device,
-                                  .stop = &stop_requested,
-                                  .tick = run->topology.leader ? tick : NULL,
+                                  .stop = &run->halt,
+                                  .tick = tick,
                                   .tick_argument = run};
     batch_open(&run->batch, &batch);
     struct decode_options decode = {.topology = &run->topology,
@@ -377,6 +390,21 @@ static void open_decode(struct run *run) {
                                     .kv_type = run->options->kv_type,
                                     .q_first = run->options->q_first};
     decode_open(&run->decode, &decode);
+}
+
+/* Last of all, when the loop could begin: what a checkpoint kept takes its place in it. */
+static bool open_checkpoint(struct run *run, struct fault *fault) {
+    struct checkpoint_run checkpoint = {.options = run->options,
+                                        .topology = &run->topology,
+                                        .limits = &run->limits,
+                                        .service = &run->service,
+                                        .device_ops = run->device_ops,
+                                        .device = run->device,
+                                        .batch = run->batch,
+                                        .decode = run->decode,
+                                        .desk = run->desk,
+                                        .patience_s = run->options->deadline_s * PATIENCE};
+    return checkpoint_open(&run->checkpoint, &checkpoint, fault);
 }
 
 /* Open everything up to the loop. False with a fault agreed by all ranks. */
@@ -413,11 +441,13 @@ static bool open_run(struct run *run, struct fault *fault) {
     open_desk(run, fault); /* last of what may fail: its thread is the loop's to end */
     if (!agree(run, fault, "opening of the input")) return false;
     open_decode(run);
+    if (!open_checkpoint(run, fault)) return false;
     clock_span(SPAN_START, 0, -1, 0, now);
     return true;
 }
 
-static void close_run(struct run *run) {
+static void close_run(struct run *run, int code) {
+    checkpoint_close(run->checkpoint, code == EXIT_DONE || code == EXIT_REQUESTS);
     decode_close(run->decode);
     batch_close(run->batch);
     control_close(run->control);
@@ -451,6 +481,17 @@ static int end_desk(struct run *run) {
                                                             : EXIT_DONE;
 }
 
+/* Walk the list of turns to its end, with a checkpoint between one walk and the next. */
+static void walk(struct run *run) {
+    bool stop;
+    do {
+        run->halt = stop_requested;
+        decode_run(run->decode);
+        stop = run->topology.leader && stop_requested;
+        if (stop) batch_stop(run->batch);
+    } while (checkpoint_between(run->checkpoint, stop));
+}
+
 /* The loop, and what is said and written of it. Returns the leader's exit code. */
 static int decode(struct run *run) {
     int code = EXIT_DONE;
@@ -458,7 +499,7 @@ static int decode(struct run *run) {
     struct batch_counts counts;
     if (run->report) report_begin(run->report, run->desk);
     int64_t begin_ns = clock_now_ns();
-    decode_run(run->decode);
+    walk(run);
     struct report_end end = {.loop_s = (double)(clock_now_ns() - begin_ns) * 1e-9};
     if (run->topology.leader) {
         code = end_desk(run);
@@ -477,7 +518,7 @@ static int end_run(struct run *run, int code) {
     topology_broadcast(&run->topology, &code, sizeof code, "the end of the job",
                        run->options->deadline_s * PATIENCE);
     struct report *report = run->report;
-    close_run(run);
+    close_run(run, code);
     report_close(report, code);
     return code;
 }

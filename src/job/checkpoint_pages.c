@@ -193,6 +193,11 @@ void checkpoint_pages_name(char name[CHECKPOINT_NAME_BYTES], int64_t number, int
              head_index);
 }
 
+static void forget_places(struct checkpoint_pages *pages) {
+    for (int page = 0; page < pages->options.cache->n_pages; page++)
+        pages->place[page].file = -1;
+}
+
 void checkpoint_pages_open(struct checkpoint_pages **opened,
                            const struct checkpoint_pages_options *options) {
     REQUIRE(options->n_buffers >= 2, "%d buffers", options->n_buffers);
@@ -204,8 +209,7 @@ void checkpoint_pages_open(struct checkpoint_pages **opened,
                          element_bytes(cache->element);
     pages->page_bytes = (size_t)cache->n_layers * pages->layer_bytes;
     pages->place = check_alloc(n_pages, sizeof *pages->place);
-    for (size_t page = 0; page < n_pages; page++)
-        pages->place[page].file = -1;
+    forget_places(pages);
     pages->index = check_alloc(n_pages, sizeof *pages->index);
     pages->physical = check_alloc(n_pages, sizeof *pages->physical);
     pages->n_uses = check_alloc(n_pages, sizeof *pages->n_uses);
@@ -297,8 +301,7 @@ static void learn_places(struct checkpoint_pages *pages) {
     pages->file[newest] =
         (struct page_file){.name = check_alloc(n_bytes, 1), .n_rows = pages->n_new, .kept = true};
     memcpy(pages->file[newest].name, pages->name, n_bytes);
-    for (int page = 0; page < pages->options.cache->n_pages; page++)
-        pages->place[page].file = -1;
+    forget_places(pages);
     for (int at = 0; at < pages->n_index; at++) {
         const struct kv_file_page *index = &pages->index[at];
         pages->place[pages->physical[at]] =
@@ -307,6 +310,13 @@ static void learn_places(struct checkpoint_pages *pages) {
                                 .n_tokens = index->n_tokens,
                                 .n_uses = pages->n_uses[at]};
     }
+}
+
+void checkpoint_pages_forget(struct checkpoint_pages *pages) {
+    for (int file = 0; file < pages->n_files; file++)
+        free(pages->file[file].name);
+    pages->n_files = 0;
+    forget_places(pages);
 }
 
 void checkpoint_pages_end(struct checkpoint_pages *pages, bool committed) {

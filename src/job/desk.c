@@ -306,10 +306,10 @@ static void *copy(const void *from, size_t n_bytes) {
 }
 
 /* A choice as far as it has come. */
-static struct progress_choice keep_choice(const struct request *request, size_t index) {
+static struct checkpoint_choice keep_choice(const struct request *request, size_t index) {
     const struct generation *generation = &request->generation[index];
     int32_t n_tokens = atomic_load_explicit(&generation->n_tokens, memory_order_acquire);
-    struct progress_choice choice = {
+    struct checkpoint_choice choice = {
         .custom_id =
             request->custom_id ? copy(request->custom_id, strlen(request->custom_id) + 1) : NULL,
         .key = request->key,
@@ -427,7 +427,7 @@ static int start_thread(struct desk *desk) {
 }
 
 bool desk_open(struct desk **desk, const struct request_rules *rules, struct results *results,
-               const struct progress *progress, int ahead, struct fault *fault) {
+               const struct checkpoint_progress *progress, int ahead, struct fault *fault) {
     REQUIRE(ahead > 0, "a desk that reads %d ahead", ahead);
     struct desk *made = check_alloc(1, sizeof *made);
     made->rules = rules;
@@ -519,7 +519,7 @@ bool desk_keep(struct desk *desk, struct desk_kept *kept, double seconds) {
 
 void desk_kept_close(struct desk_kept *kept) {
     for (int at = 0; at < kept->n_choices; at++)
-        progress_choice_close(&kept->choice[at]);
+        checkpoint_choice_close(&kept->choice[at]);
     free(kept->choice);
     free(kept->generation);
     *kept = (struct desk_kept){0};

@@ -19,8 +19,6 @@
 
 enum { FOR_ALL = FOR_GENERATE | FOR_SLICES | FOR_INSPECT };
 
-static const char checkpoint_unbuilt[] = "keep the KV cache and generations in flight over a stop";
-
 static const struct option_choice output_orders[] = {
     {"completion", OUTPUT_COMPLETION, NULL}, {"input", OUTPUT_INPUT, NULL}, {0}};
 static const struct option_choice input_orders[] = {
@@ -31,6 +29,14 @@ static const struct option_choice roles[] = {{"auto", ROLE_WISH_AUTO, NULL},
                                              {0}};
 static const struct option_choice kv_types[] = {
     {"f32", KV_F32, NULL}, {"f16", KV_F16, NULL}, {"bf16", KV_BF16, NULL}, {0}};
+static const struct option_choice checkpoint_kvs[] = {{"auto", CHECKPOINT_KV_AUTO, NULL},
+                                                      {"always", CHECKPOINT_KV_ALWAYS, NULL},
+                                                      {"never", CHECKPOINT_KV_NEVER, NULL},
+                                                      {0}};
+static const struct option_choice restores[] = {{"auto", RESTORE_AUTO, NULL},
+                                                {"kv", RESTORE_KV, NULL},
+                                                {"recompute", RESTORE_RECOMPUTE, NULL},
+                                                {0}};
 static const struct option_choice isas[] = {{"auto", ISA_WISH_AUTO, NULL},
                                             {"plain", ISA_WISH_PLAIN, NULL},
                                             {"avx2", ISA_WISH_AVX2, NULL},
@@ -256,20 +262,23 @@ static const struct option_row rows[] = {
 
     /* ---- checkpoint ---- */
     {.name = "checkpoint", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
-     .argument = "DIR", .target = NO_TARGET,
-     .unbuilt = checkpoint_unbuilt},
+     .argument = "DIR", TARGET(checkpoint),
+     .help = "keep requests in flight and their KV cache in this folder, for --resume to go on with"},
     {.name = "checkpoint-interval", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
-     .kind = OPTION_DURATION, .argument = "DURATION", .target = NO_TARGET,
-     .unbuilt = checkpoint_unbuilt},
+     .kind = OPTION_DURATION, .argument = "DURATION", TARGET(checkpoint_interval_s),
+     .initial = "10m", .help = "from one checkpoint to the next"},
     {.name = "checkpoint-kv", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
-     .kind = OPTION_TEXT, .argument = "auto|always|never", .target = NO_TARGET,
-     .unbuilt = checkpoint_unbuilt},
+     .kind = OPTION_CHOICE, .argument = "WHEN", TARGET(checkpoint_kv), .initial = "auto",
+     .choice = checkpoint_kvs,
+     .help = "keep the KV cache too: auto while the folder has room for it; without it resumed "
+             "requests are computed again from their tokens"},
     {.name = "keep-checkpoint", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
-     .kind = OPTION_FLAG, .target = NO_TARGET,
-     .unbuilt = checkpoint_unbuilt},
-    {.name = "restore", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE, .kind = OPTION_TEXT,
-     .argument = "kv|recompute|auto", .target = NO_TARGET,
-     .unbuilt = checkpoint_unbuilt},
+     .kind = OPTION_FLAG, TARGET(keep_checkpoint), .constant = true,
+     .help = "leave the last checkpoints when everything is answered"},
+    {.name = "restore", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+     .argument = "HOW", TARGET(restore), .initial = "auto", .choice = restores,
+     .help = "get the KV cache back from the checkpoint's files or from the tokens; auto: what is "
+             "estimated to be faster"},
     {.name = "time-limit", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
      .kind = OPTION_DURATION, .argument = "DURATION|auto", .target = NO_TARGET,
      .unbuilt = "stop in time before an allocation ends (a USR1 signal stops a job now)"},

@@ -18,14 +18,14 @@ static int compare_keys(struct request_key a, struct request_key b) {
 }
 
 static int compare_choices(const void *a, const void *b, void *context) {
-    const struct progress_choice *choice = context;
-    const struct progress_choice *first = &choice[*(const int *)a],
-                                 *second = &choice[*(const int *)b];
+    const struct checkpoint_choice *choice = context;
+    const struct checkpoint_choice *first = &choice[*(const int *)a],
+                                   *second = &choice[*(const int *)b];
     int order = compare_keys(first->key, second->key);
     return order ? order : (first->index > second->index) - (first->index < second->index);
 }
 
-void saved_open(struct saved *saved, const struct progress *progress) {
+void saved_open(struct saved *saved, const struct checkpoint_progress *progress) {
     size_t n = (size_t)progress->n_choices;
     *saved = (struct saved){.progress = progress, .order = check_alloc(n + 1, sizeof(int))};
     for (int at = 0; at < progress->n_choices; at++)
@@ -56,7 +56,7 @@ static int first_of(const struct saved *saved, struct request_key key) {
 static int choice_at(const struct saved *saved, int place, const struct request *request) {
     if (place >= saved->progress->n_choices) return -1;
     int number = saved->order[place];
-    const struct progress_choice *choice = &saved->progress->choice[number];
+    const struct checkpoint_choice *choice = &saved->progress->choice[number];
     return compare_keys(choice->key, request->key) == 0 ? number : -1;
 }
 
@@ -65,7 +65,7 @@ size_t saved_count(struct saved *saved, const struct request *request) {
     int number;
     for (int place = first_of(saved, request->key);
          (number = choice_at(saved, place, request)) >= 0; place++) {
-        const struct progress_choice *choice = &saved->progress->choice[number];
+        const struct checkpoint_choice *choice = &saved->progress->choice[number];
         saved->n_found += 1;
         bool same = !request->refusal.refused && choice->body_hash == request->body_hash &&
                     (size_t)choice->index < request_n_generations(request);
@@ -74,7 +74,7 @@ size_t saved_count(struct saved *saved, const struct request *request) {
     return n;
 }
 
-static bool fits(const struct progress_choice *choice, const struct request *request,
+static bool fits(const struct checkpoint_choice *choice, const struct request *request,
                  const struct generation *generation) {
     return choice->body_hash != 0 && choice->body_hash == request->body_hash &&
            choice->n_prompt == generation->n_prompt &&
@@ -93,7 +93,7 @@ bool saved_give(const struct saved *saved, const struct request *request, size_t
            (size_t)saved->progress->choice[number].index != index)
         place++;
     if (number < 0) return false;
-    const struct progress_choice *choice = &saved->progress->choice[number];
+    const struct checkpoint_choice *choice = &saved->progress->choice[number];
     if (!fits(choice, request, generation)) return false;
     size_t n = (size_t)choice->n_tokens;
     memcpy(generation->token, choice->token, n * sizeof *generation->token);

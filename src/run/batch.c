@@ -203,9 +203,8 @@ struct slot *batch_begin(struct batch *batch, int at) {
 }
 
 void batch_end(struct batch *batch, int at) {
-    if (!batch->leader) return;
-    leader_end_step(batch->leader, at);
-    if (!batch->slot[at].last) {
+    if (batch->leader) leader_end_step(batch->leader, at);
+    if (batch->leader && !batch->slot[at].last) {
         leader_form(batch->leader, at, batch->slot[at].rows.step + 1);
         post_header(batch, at);
     }
@@ -223,8 +222,8 @@ int batch_keep(struct batch *batch, struct kept *kept) {
     return leader_keep(batch->leader, kept);
 }
 
-int batch_restore(struct batch *batch, struct kept *kept) {
-    return leader_restore(batch->leader, kept);
+int batch_restore(struct batch *batch, bool with_kv, struct kept *kept) {
+    return leader_restore(batch->leader, with_kv, kept);
 }
 
 static bool is_own(const struct batch *batch, const struct kept *kept) {

@@ -213,6 +213,10 @@ void decode_open(struct decode **opened, const struct decode_options *options) {
     *opened = d;
 }
 
+const struct kv_cache *decode_cache(const struct decode *d) {
+    return &d->memory.cache;
+}
+
 void decode_close(struct decode *d) {
     if (!d) return;
     memory_close(&d->memory, &d->options);

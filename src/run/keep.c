@@ -56,7 +56,8 @@ static int find_slot(const struct leader *leader) {
 }
 
 /* With its K and V where they fit, else to be computed again in its turn. */
-static void take_back(struct leader *leader, int handle, struct generation *generation) {
+static void take_back(struct leader *leader, int handle, struct generation *generation,
+                      bool with_kv) {
     struct sequence *sequence = &leader->sequence[handle];
     *sequence = (struct sequence){.state = SEQUENCE_WAITING,
                                   .generation = generation,
@@ -67,7 +68,7 @@ static void take_back(struct leader *leader, int handle, struct generation *gene
     generation->admitted_ns = clock_now_ns();
     int slot = find_slot(leader);
     int owner = pages_find_owner(leader, sequence->n_virtual);
-    if (generation->n_rows == 0 || slot < 0 || owner < 0 ||
+    if (!with_kv || generation->n_rows == 0 || slot < 0 || owner < 0 ||
         kv_pages_for(generation->n_rows) > leader->account[owner].n_free)
         return;
     sequence->state = SEQUENCE_RUNNING;
@@ -79,13 +80,13 @@ static void take_back(struct leader *leader, int handle, struct generation *gene
                                             sequence->n_rows);
 }
 
-int leader_restore(struct leader *leader, struct kept *kept) {
+int leader_restore(struct leader *leader, bool with_kv, struct kept *kept) {
     int n = 0;
     for (; n < leader->n_sequences; n++) {
         struct generation *generation = desk_next(leader->options.desk);
         if (generation && !generation->restored) leader->next = generation;
         if (!generation || !generation->restored) break;
-        take_back(leader, n, generation);
+        take_back(leader, n, generation, with_kv);
         const struct sequence *sequence = &leader->sequence[n];
         kept[n] = (struct kept){.generation = generation,
                                 .saved = generation->saved,

@@ -37,10 +37,10 @@ void leader_end(struct leader *leader);
 int leader_keep(struct leader *leader, struct kept *kept);
 
 /* Take the generations that a checkpoint kept, which stand first in the desk's queue, before the
- * first step: into `kept`, which has room for all handles. A sequence whose K and V fit an owner
- * holds pages for `n_rows` of them; of the others n_rows is 0, and they are computed again. Returns
- * how many. */
-int leader_restore(struct leader *leader, struct kept *kept);
+ * first step: into `kept`, which has room for all handles. `with_kv`: a sequence whose K and V fit
+ * an owner holds pages for `n_rows` of them; of the others n_rows is 0, and they are computed
+ * again. Returns how many. */
+int leader_restore(struct leader *leader, bool with_kv, struct kept *kept);
 
 /* The K and V of a restored sequence could not be read: its pages are free, and it is computed
  * again. */

@@ -124,7 +124,7 @@ int layout_attention_rank(const struct layout *layout, int owner, int head_index
  */
 
 /* Of point-to-point messages on the group's communicator, which only this file uses. */
-enum { TAG_COLLECT, TAG_CLOCK };
+enum { TAG_COLLECT, TAG_CLOCK, TAG_MAIL };
 
 static MPI_Comm comm_of(const struct topology *topology) {
     return MPI_Comm_f2c(topology->comm);
@@ -204,6 +204,33 @@ bool topology_agree_world(struct fault *fault, const char *what, double seconds)
 bool topology_agree(const struct topology *topology, struct fault *fault, const char *what,
                     double seconds) {
     return agree(comm_of(topology), fault, what, seconds);
+}
+
+/* ---- mail -------------------------------------------------------------------------------------
+ */
+
+/* The last one posted, until it has left. */
+static struct mail posted;
+static MPI_Request posted_request = MPI_REQUEST_NULL;
+
+void topology_post(const struct topology *topology, const struct mail *mail) {
+    wait_named(&posted_request, "taking of a rank's report", topology->deadline_s);
+    posted = *mail;
+    posted.rank = topology->rank;
+    CHECK_MPI(MPI_Isend(&posted, sizeof posted, MPI_BYTE, 0, TAG_MAIL, comm_of(topology),
+                        &posted_request));
+}
+
+bool topology_take(const struct topology *topology, struct mail *mail) {
+    int here = 0;
+    MPI_Status status;
+    CHECK_MPI(MPI_Iprobe(MPI_ANY_SOURCE, TAG_MAIL, comm_of(topology), &here, &status));
+    if (!here) return false;
+    MPI_Request request;
+    CHECK_MPI(MPI_Irecv(mail, sizeof *mail, MPI_BYTE, status.MPI_SOURCE, TAG_MAIL,
+                        comm_of(topology), &request));
+    wait_named(&request, "a rank's report", topology->deadline_s);
+    return true;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------

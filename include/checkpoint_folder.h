@@ -1,0 +1,60 @@
+/* checkpoint_folder.h - the folder of a job's checkpoints, as the leader keeps it.
+ *
+ * The folder belongs to one job, whose uuid stands in checkpoint.job.json (a job file of its own,
+ * whose lock the leader holds for its whole life) and in every file. manifest.json says which
+ * checkpoints there are; the last two are kept. A checkpoint counts from the moment its manifest is
+ * in place: answers are durable before the ranks' files, these before the leader's, these before
+ * the manifest. Only files that a manifest lists are deleted.
+ */
+#ifndef LAMINA_CHECKPOINT_FOLDER_H
+#define LAMINA_CHECKPOINT_FOLDER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "check.h"
+#include "checkpoint_kv.h"
+#include "checkpoint_manifest.h"
+#include "checkpoint_progress.h"
+#include "options.h"
+
+struct checkpoint_folder;
+
+/* Open options->checkpoint for the job `uuid`: made (mode 0700) where it is not there, locked
+ * (waiting up to 30 s). One of another job is the user's fault, unless --overwrite was given: then
+ * the files its manifest lists are deleted. `uuid` and `fingerprint` are copied. */
+bool checkpoint_folder_open(struct checkpoint_folder **folder, const struct options *options,
+                            const char *uuid, const char *fingerprint, struct fault *fault);
+
+/* Release the lock. With `finished` the job needs no checkpoint any more: all of it is deleted, but
+ * for the folder. NULL does nothing. */
+void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished);
+
+/* The newest checkpoint whose progress can be read, into *progress (progress_close); NULL when
+ * there is none. One that is damaged is passed over with a warning. A view until the next commit.
+ */
+const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint_folder *folder,
+                                                         struct checkpoint_progress *progress);
+
+/* The number of the next checkpoint. */
+int64_t checkpoint_folder_next(const struct checkpoint_folder *folder);
+
+/* Bytes free where the folder is; -1 when the file system does not say. */
+int64_t checkpoint_folder_free(const struct checkpoint_folder *folder);
+
+/* A checkpoint whose ranks' files are in place. */
+struct checkpoint_commit {
+    struct checkpoint_progress progress; /* uuid, fingerprint, created and number are filled in here */
+    int n_kv;                 /* the ranks' files; 0: no KV was kept */
+    char **kv;                /* (n_kv) names */
+    struct kv_file_shape shape;
+    int64_t begin_ns; /* clock_now_ns of its drain */
+};
+
+/* Write the leader's files and the manifest, and delete what no kept checkpoint needs. May run on
+ * another thread, while nothing else is called. *written: the checkpoint's own bytes, ranks' new
+ * files and all. */
+bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoint_commit *commit,
+                              int64_t number, int64_t *written, struct fault *fault);
+
+#endif

@@ -1,0 +1,174 @@
+/* restore.c - going on with a run that was kept. See checkpoint.h.
+ *
+ * The desk has found the requests again and sends their choices first; the leader gives each a
+ * place and, where their K and V are worth reading, pages; every rank reads its own heads of its
+ * own sequences from files that other ranks of another layout may have written. What cannot be read
+ * is computed again from the tokens, which gives the same bits.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint_parts.h"
+#include "log.h"
+
+bool checkpoint_find(struct checkpoint **opened, const struct options *options, const char *uuid,
+                     const char *fingerprint, const struct checkpoint_progress **progress,
+                     struct fault *fault) {
+    *progress = NULL;
+    if (!options->checkpoint) return true;
+    if (!uuid)
+        return fault_user(fault,
+                          "--checkpoint needs an output that is a file: a checkpoint goes on "
+                          "from the answers in it");
+    struct checkpoint *checkpoint = check_alloc(1, sizeof *checkpoint);
+    *opened = checkpoint;
+    snprintf(checkpoint->uuid, sizeof checkpoint->uuid, "%s", uuid);
+    if (!checkpoint_folder_open(&checkpoint->folder, options, uuid, fingerprint, fault))
+        return false;
+    if (!options->resume) return true;
+    checkpoint->found = checkpoint_folder_find(checkpoint->folder, &checkpoint->progress);
+    if (checkpoint->found) *progress = &checkpoint->progress;
+    return true;
+}
+
+/* ---- what it would take -----------------------------------------------------------------------
+ */
+
+void checkpoint_measure(struct checkpoint *checkpoint) {
+    struct batch_counts now = batch_counts(checkpoint->run.batch);
+    struct batch_counts *seen = &checkpoint->seen;
+    int64_t now_ns = clock_now_ns(), n_rows = now.n_rows - seen->n_rows;
+    int64_t n_prompt =
+        now.n_prompt_rows + now.n_recomputed_rows - seen->n_prompt_rows - seen->n_recomputed_rows;
+    if (n_rows == 0) return;
+    if (2 * n_prompt > n_rows && checkpoint->seen_ns) {
+        checkpoint->prompt_ns += now_ns - checkpoint->seen_ns;
+        checkpoint->n_prompt_rows += n_rows;
+    }
+    *seen = now;
+    checkpoint->seen_ns = now_ns;
+}
+
+double checkpoint_prefill_rate(const struct checkpoint *checkpoint) {
+    if (checkpoint->prompt_ns == 0) return checkpoint->progress.prefill_tokens_per_s;
+    return (double)checkpoint->n_prompt_rows / ((double)checkpoint->prompt_ns * 1e-9);
+}
+
+/* Read the K and V, or compute them again? Reading is taken to be as fast as writing was. */
+static bool wants_kv(const struct checkpoint *checkpoint) {
+    const struct checkpoint_progress *progress = &checkpoint->progress;
+    const struct manifest_checkpoint *found = checkpoint->found;
+    int64_t n_rows = 0;
+    for (int at = 0; at < progress->n_choices; at++)
+        n_rows += progress->choice[at].n_rows;
+    enum restore_wish restore = checkpoint->run.options->restore;
+    if (found->n_kv == 0 || n_rows == 0 || restore == RESTORE_RECOMPUTE) return false;
+    double read_s = found->write_s, rate = progress->prefill_tokens_per_s;
+    double recompute_s = rate > 0 ? (double)n_rows / rate : 0;
+    bool kv = restore == RESTORE_KV || rate <= 0 || read_s <= recompute_s;
+    char recompute[64] = "computing it again cannot be estimated";
+    if (rate > 0)
+        snprintf(recompute, sizeof recompute, "computing it again about %.1f s", recompute_s);
+    log_note("the KV cache of %lld tokens: reading %.1f MiB takes about %.1f s, %s: it is %s",
+             (long long)n_rows, (double)found->kv_bytes / (1 << 20), read_s, recompute,
+             kv ? "read" : "computed again");
+    return kv;
+}
+
+/* ---- taking back ------------------------------------------------------------------------------
+ */
+
+/* The leader: find requests and give them places. Returns how many sequences are taken back. */
+static int take_back(struct checkpoint *checkpoint, bool with_kv) {
+    const struct checkpoint_run *run = &checkpoint->run;
+    int n_found = 0;
+    if (!desk_restored(run->desk, &n_found, run->patience_s))
+        check_fail("waited %g s for the requests of the checkpoint to be read again",
+                   run->patience_s);
+    if (n_found < checkpoint->progress.n_choices)
+        log_warning("%d of %d choices in the checkpoint are of requests that are answered, or not "
+                    "in the inputs any more",
+                    checkpoint->progress.n_choices - n_found, checkpoint->progress.n_choices);
+    return batch_restore(run->batch, with_kv, checkpoint->kept);
+}
+
+/* Names of the ranks' files, from the leader to all: (n_names), one after the other. */
+static char **share_names(const struct checkpoint *checkpoint, int *n_names) {
+    const struct topology *topology = checkpoint->run.topology;
+    int32_t n = topology->leader ? checkpoint->found->n_kv : 0;
+    topology_broadcast(topology, &n, sizeof n, "the checkpoint's files", topology->deadline_s);
+    char *text = check_alloc((size_t)n + 1, CHECKPOINT_NAME_BYTES);
+    for (int file = 0; topology->leader && file < n; file++)
+        snprintf(text + (size_t)file * CHECKPOINT_NAME_BYTES, CHECKPOINT_NAME_BYTES, "%s",
+                 checkpoint->found->file[2 + file].name);
+    topology_broadcast(topology, text, (size_t)n * CHECKPOINT_NAME_BYTES, "the checkpoint's files",
+                       topology->deadline_s);
+    char **name = check_alloc((size_t)n + 1, sizeof *name);
+    for (int file = 0; file < n; file++)
+        name[file] = text + (size_t)file * CHECKPOINT_NAME_BYTES;
+    *n_names = n;
+    return name;
+}
+
+/* Which sequences some rank could not read: on all ranks. */
+static void share_failed(const struct checkpoint *checkpoint, unsigned char *failed, int n_kept) {
+    const struct topology *topology = checkpoint->run.topology;
+    size_t n = (size_t)n_kept;
+    unsigned char *all = check_alloc((size_t)topology->n_ranks, n + 1);
+    topology_collect(topology, failed, n, all, "reading of the KV cache",
+                     checkpoint->run.patience_s);
+    for (int rank = 0; topology->leader && rank < topology->n_ranks; rank++) {
+        for (size_t at = 0; at < n; at++)
+            failed[at] |= all[(size_t)rank * n + at];
+    }
+    topology_broadcast(topology, failed, n, "what of the KV cache could be read",
+                       topology->deadline_s);
+    free(all);
+}
+
+/* Every rank reads what is its own; a sequence that did not come whole is computed again. */
+static void read_kv(struct checkpoint *checkpoint, int n_kept) {
+    const struct checkpoint_run *run = &checkpoint->run;
+    struct kept *kept = checkpoint->kept;
+    struct fault fault = {0};
+    int n_names, n_failed = 0;
+    char **name = share_names(checkpoint, &n_names);
+    unsigned char *failed = check_alloc((size_t)n_kept + 1, 1);
+    batch_hold(run->batch, kept, n_kept);
+    if (checkpoint->pages)
+        checkpoint_pages_restore(checkpoint->pages, (const char *const *)name, n_names, kept,
+                                 n_kept, failed, &fault);
+    if (fault.kind)
+        log_warning("rank %d: %s: what was kept there is computed again", run->topology->rank,
+                    fault.text);
+    share_failed(checkpoint, failed, n_kept);
+    for (int at = 0; at < n_kept; at++) {
+        if (failed[at]) kept[n_failed++] = kept[at];
+    }
+    batch_forget(run->batch, kept, n_failed);
+    free(failed);
+    free(name[0]);
+    free(name);
+}
+
+void checkpoint_restore(struct checkpoint *checkpoint) {
+    const struct topology *topology = checkpoint->run.topology;
+    struct {
+        int32_t n_kept, with_kv;
+    } order = {0};
+    int n_kept = 0;
+    if (topology->leader && checkpoint->found) {
+        order.with_kv = wants_kv(checkpoint);
+        n_kept = take_back(checkpoint, order.with_kv);
+        order.n_kept = n_kept;
+        log_note("checkpoint %lld of %s: %d choices go on where they stopped",
+                 (long long)checkpoint->found->number, checkpoint->found->created, n_kept);
+    }
+    topology_broadcast(topology, &order, sizeof order, "what is taken back",
+                       checkpoint->run.patience_s);
+    if (!order.with_kv) return;
+    topology_broadcast(topology, checkpoint->kept, (size_t)order.n_kept * sizeof *checkpoint->kept,
+                       "what is taken back", topology->deadline_s);
+    read_kv(checkpoint, order.n_kept);
+}
