@@ -295,11 +295,9 @@ static void unbuilt_parts_are_refused_by_name(void **state) {
                                           "--slots 3",           "--prefill model",
                                           "--shares equal",      "--shares 1,2,1",
                                           "--wire nccl",         "--wire device",
-                                          "--checkpoint d",      "--restore kv",
-                                          "--keep-checkpoint",   "--checkpoint-kv never",
                                           "--time-limit auto",   "--trace t.h5",
-                                          "--model-ranks 2",     "--checkpoint-interval 1",
-                                          "-m shape:8x64",       "--no-cache",
+                                          "--model-ranks 2",     "--no-cache",
+                                          "-m shape:8x64",
                                           "--partition tokens=2"};
     for (size_t index = 0; index < sizeof refused / sizeof *refused; index++) {
         struct options options;

@@ -37,7 +37,7 @@ refused '--resume needs files' --resume -o -
 refused '--model-width is not built yet' --model-width 2
 refused '--model-ranks 2 is not built yet' --model-ranks 2
 [ -e /dev/nvidia0 ] || refused '--model-device cuda: no GPU is visible' --model-device cuda
-refused '--checkpoint is not built yet' --checkpoint folder
+refused '--groups is not built yet' --groups 2
 refused '--slots 3 is not built yet' --slots 3
 
 # What comes through a pipe cannot be read twice, under whatever name; a file can under any.
