@@ -26,6 +26,10 @@ struct checkpoint_folder;
 bool checkpoint_folder_open(struct checkpoint_folder **folder, const struct options *options,
                             const char *uuid, const char *fingerprint, struct fault *fault);
 
+/* The same as a question that can be asked before there is a uuid: could options->checkpoint be the
+ * folder of this job, new or resumed? Touches nothing. */
+bool checkpoint_folder_check(const struct options *options, struct fault *fault);
+
 /* Release the lock. With `finished` the job needs no checkpoint any more: all of it is deleted, but
  * for the folder. NULL does nothing. */
 void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "budget.h"
+#include "checkpoint_folder.h"
 #include "line_reader.h"
 #include "log.h"
 #include "model.h"
@@ -164,6 +165,7 @@ static bool open_text(struct dry_run *dry, struct fault *fault) {
 static bool open_results(struct dry_run *dry, struct fault *fault) {
     char fingerprint[33];
     gguf_fingerprint(&dry->gguf, fingerprint);
+    if (dry->options->checkpoint && !checkpoint_folder_check(dry->options, fault)) return false;
     return results_look(&dry->results, dry->options, fingerprint, fault);
 }
 

@@ -14,6 +14,7 @@
 #include "batch.h"
 #include "budget.h"
 #include "checkpoint.h"
+#include "checkpoint_folder.h"
 #include "clock.h"
 #include "decode.h"
 #include "desk.h"
@@ -265,6 +266,7 @@ static void open_text(struct run *run, struct fault *fault) {
                      ? template_find_name(&run->chat_template, options->chat_template, fault)
                      : template_find(&run->chat_template, &run->gguf, &run->template_fault);
     if (!found && options->chat_template) return;
+    if (options->checkpoint && !checkpoint_folder_check(options, fault)) return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
     if (options->resume && !results_all_answered(run->results, &run->all_answered, fault)) return;
     if (!checkpoint_find(&run->checkpoint, options, results_uuid(run->results), fingerprint,

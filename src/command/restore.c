@@ -23,6 +23,7 @@ bool checkpoint_find(struct checkpoint **opened, const struct options *options, 
                           "from the answers in it");
     struct checkpoint *checkpoint = check_alloc(1, sizeof *checkpoint);
     *opened = checkpoint;
+    checkpoint->run.options = options;
     snprintf(checkpoint->uuid, sizeof checkpoint->uuid, "%s", uuid);
     if (!checkpoint_folder_open(&checkpoint->folder, options, uuid, fingerprint, fault))
         return false;

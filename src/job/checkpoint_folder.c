@@ -37,33 +37,45 @@ static char *join(const char *folder, const char *name) {
     return path;
 }
 
-static bool make_folder(const char *path, struct fault *fault) {
-    struct stat status;
+static bool belongs_to_another(const struct checkpoint_folder *folder, const char *theirs,
+                               struct fault *fault) {
     char shown[512];
-    if (mkdir(path, 0700) == 0) return output_sync_folder(path, fault);
-    if (errno != EEXIST) return output_fault(fault, "make the checkpoint folder", path);
-    if (stat(path, &status) != 0) return output_fault(fault, "open", path);
-    return S_ISDIR(status.st_mode) ||
-           fault_user(fault, "--checkpoint %s is not a folder",
-                      log_escape(shown, sizeof shown, path, strlen(path)));
+    return fault_user(fault,
+                      "--checkpoint %s belongs to another job (%s): give a folder of its own, or "
+                      "--overwrite",
+                      log_escape(shown, sizeof shown, folder->path, strlen(folder->path)), theirs);
 }
 
-/* Another job's files go when they may be overwritten. */
-static bool take_over(struct checkpoint_folder *folder, const struct options *options,
-                      const char *uuid, struct fault *fault) {
-    const char *theirs = folder->job.record ? job_file_uuid(&folder->job) : NULL;
-    const char *listed = folder->manifest.n_checkpoints ? folder->manifest.uuid : NULL;
-    bool own = (!theirs || strcmp(theirs, uuid) == 0) && (!listed || strcmp(listed, uuid) == 0);
+bool checkpoint_folder_check(const struct options *options, struct fault *fault) {
+    struct checkpoint_folder folder = {.path = options->checkpoint};
+    struct stat status;
     char shown[512];
-    if (own) return true;
-    if (!options->overwrite)
-        return fault_user(fault,
-                          "--checkpoint %s belongs to another job (%s, this one is %s): give a "
-                          "folder of its own, or --overwrite",
-                          log_escape(shown, sizeof shown, folder->path, strlen(folder->path)),
-                          listed ? listed : theirs, uuid);
+    if (stat(folder.path, &status) != 0)
+        return output_check_folder(folder.path, folder.path, fault);
+    if (!S_ISDIR(status.st_mode))
+        return fault_user(fault, "--checkpoint %s is not a folder",
+                          log_escape(shown, sizeof shown, folder.path, strlen(folder.path)));
+    if (access(folder.path, R_OK | W_OK | X_OK) != 0)
+        return output_fault(fault, "write", folder.path);
+    if (options->resume || options->overwrite) return true;
+    bool good = manifest_read(&folder.manifest, folder.path, fault) &&
+                (folder.manifest.n_checkpoints == 0 ||
+                 belongs_to_another(&folder, folder.manifest.uuid, fault));
+    manifest_close(&folder.manifest);
+    return good;
+}
+
+/* Another job's checkpoints go when they may be overwritten. Nobody is at work on them: the lock is
+ * ours. */
+static bool take_over(struct checkpoint_folder *folder, const struct options *options,
+                      const char *uuid, const char *fingerprint, struct fault *fault) {
+    if (folder->manifest.n_checkpoints == 0 || strcmp(folder->manifest.uuid, uuid) == 0)
+        return true;
+    if (!options->overwrite) return belongs_to_another(folder, folder->manifest.uuid, fault);
     struct manifest none = {0};
-    if (listed && !manifest_write(&none, folder->path, fault)) return false;
+    memcpy(none.uuid, uuid, sizeof none.uuid);
+    memcpy(none.fingerprint, fingerprint, sizeof none.fingerprint);
+    if (!manifest_write(&none, folder->path, fault)) return false;
     manifest_delete_unlisted(&folder->manifest, &none, folder->path);
     manifest_close(&folder->manifest);
     return true;
@@ -74,10 +86,12 @@ bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct opti
     struct checkpoint_folder *folder = check_alloc(1, sizeof *folder);
     folder->path = options->checkpoint;
     char *job = join(folder->path, "checkpoint");
-    bool good = make_folder(folder->path, fault) &&
+    bool made = mkdir(folder->path, 0700) == 0;
+    bool good = (made || errno == EEXIST || output_fault(fault, "make", folder->path)) &&
+                (!made || output_sync_folder(folder->path, fault)) &&
                 job_file_open(&folder->job, job, LOCK_WAIT_S, fault) &&
                 manifest_read(&folder->manifest, folder->path, fault) &&
-                take_over(folder, options, uuid, fault) &&
+                take_over(folder, options, uuid, fingerprint, fault) &&
                 job_file_write(&folder->job, options, fingerprint, uuid, fault);
     free(job);
     if (!good) {

@@ -1,0 +1,158 @@
+#!/bin/bash
+# checkpoint_faults.sh - what can be wrong with a folder of checkpoints, and what comes of it: never a wrong
+# token, never an answer lost. Folders without room are on a tmpfs in a mount namespace of its own; where
+# that is not allowed these are left out, and told.
+. "$(dirname "$0")/scene.sh"
+
+if [ -z "${IN_NAMESPACE:-}" ]; then
+    for how in -m -rm; do
+        unshare "$how" true 2>/dev/null && IN_NAMESPACE=1 exec unshare "$how" "$0" "$@"
+    done
+fi
+
+scene_open
+n_requests=40
+make_requests $n_requests 500 >in.jsonl
+expect 0 '' "${one[@]}" -i in.jsonl -o undisturbed.jsonl
+
+# One stopped job with two checkpoints; every case starts from a copy.
+"${three[@]}" -i in.jsonl -o out.jsonl --checkpoint kept --checkpoint-interval 0.5 2>stderr &
+job=$!
+check "two checkpoints come" try_until 120 grep -q 'checkpoint 2:' stderr
+kill -USR1 $job
+wait $job
+ended 75 'stopped by USR1' $?
+mkdir stopped
+mv out.jsonl out.jsonl.job.json kept stopped
+number=$(sed -n 's/^ *"number": \([0-9]*\).*/\1/p' stopped/kept/manifest.json | sort -n | tail -n 1)
+newest=kept/$(printf 'c%06d' "$number")
+
+begin() {
+    rm -rf out.jsonl* kept
+    cp -a stopped/. .
+}
+
+goes_on() { # WHAT TEXT OPTION...: the job is finished as if nothing had been wrong, and TEXT is said
+    local what=$1 text=$2
+    shift 2
+    expect 0 "$text" "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept "$@"
+    check "every request is answered once: $what" has_each_once out.jsonl $n_requests
+    check "as if undisturbed: $what" same_answers out.jsonl undisturbed.jsonl
+}
+
+refused() { # CODE TEXT: nothing is touched
+    local kept
+    kept=$(cd kept && cksum ./c* manifest.json)
+    expect "$1" "$2" "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept
+    check "answers stay: $2" cmp out.jsonl stopped/out.jsonl
+    check "the checkpoint stays: $2" [ "$(cd kept && cksum ./c* manifest.json)" = "$kept" ]
+}
+
+flip() { # FILE OFFSET: one bit
+    local byte
+    byte=$(od -An -tu1 -j "$2" -N 1 "$1")
+    # shellcheck disable=SC2059
+    printf "\\x$(printf %x $((byte ^ 16)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+begin
+goes_on 'nothing wrong' 'it is read' --restore kv
+
+# KV files: the sequences in them are computed again.
+for file in "$newest"-kv-*.h5; do files+=("$file"); done
+begin
+rm "${newest}-kv-owner0-share0.h5"
+goes_on 'a KV file is missing' 'computed again' --restore kv
+begin
+truncate -s -5000 "${newest}-kv-owner0-share0.h5"
+goes_on 'a KV file is truncated' 'computed again' --restore kv
+begin
+size=$(stat -c %s "${newest}-kv-owner0-share1.h5")
+for ((at = size / 4; at < size; at += size / 5)); do flip "${newest}-kv-owner0-share1.h5" $at; done
+goes_on 'bits of a KV file are flipped' '' --restore kv
+begin
+: >"${newest}-kv-owner0-share0.h5"
+goes_on 'a KV file is empty' 'computed again' --restore kv
+
+# The leader's file: the checkpoint before counts.
+begin
+truncate -s -100 "$newest-progress.h5"
+goes_on 'progress is truncated' "checkpoint $number cannot be used"
+says "checkpoint $((number - 1)) of"
+begin
+rm "$newest-progress.h5"
+goes_on 'progress is missing' "checkpoint $number cannot be used"
+begin
+rm kept/c*-progress.h5
+goes_on 'no progress is left' "checkpoint $((number - 1)) cannot be used"
+begin
+rm "$newest.h5"
+goes_on 'the file that shows all is missing' 'it is read' --restore kv
+
+# The manifest.
+begin
+rm kept/manifest.json
+goes_on 'no manifest' ''
+begin
+echo '{"format":' >kept/manifest.json
+refused 1 'manifest.json'
+begin
+sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "2.0"/' kept/manifest.json
+refused 2 '2.0'
+
+# Another job's, another model's, other options.
+begin
+sed -i 's/"uuid": *"[0-9a-f]\{8\}/"uuid": "00000000/' kept/manifest.json
+refused 2 'belongs to another job'
+begin
+expect 2 'kv_type' "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --kv-type f32
+check "answers stay" cmp out.jsonl stopped/out.jsonl
+begin
+expect 2 'seed' "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --seed 7
+begin
+"$MAKE_GGUF" --seed 2 -o tiny.gguf
+expect 2 'the model' "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept
+"$MAKE_GGUF" -o tiny.gguf
+check "answers stay" cmp out.jsonl stopped/out.jsonl
+
+# A file in the place of a temporary one: nothing is written through a link.
+begin
+echo precious >precious
+for name in manifest.json checkpoint.job.json; do
+    ln -sf "$PWD/precious" "kept/$name.tmp"
+done
+goes_on 'links in the folder' ''
+check "what a link leads to stays" [ "$(cat precious)" = precious ]
+
+# A folder that may not be written; to root nothing is forbidden, so only where the file system says so.
+mkdir small
+if [ -n "${IN_NAMESPACE:-}" ] && mount -t tmpfs -o size=16m none small 2>/dev/null; then
+    begin
+    cp -a kept/. small
+    mount -o remount,ro small
+    expect 2 'small' "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint small
+    check "answers stay" cmp out.jsonl stopped/out.jsonl
+    mount -o remount,rw small
+    rm -rf small/*
+
+    # No room for the KV cache: tokens only. No room for anything: a warning, and the run goes on.
+    rm -f out.jsonl*
+    mount -o remount,size=400k small
+    expect 0 'this checkpoint keeps tokens only' "${three[@]}" -i in.jsonl -o out.jsonl --checkpoint small \
+        --checkpoint-interval 0.5 --keep-checkpoint
+    check "as if undisturbed, with little room" same_answers out.jsonl undisturbed.jsonl
+    rm -rf out.jsonl* small/*
+    "${three[@]}" -i in.jsonl -o out.jsonl --checkpoint small --checkpoint-interval 0.5 2>stderr &
+    job=$!
+    check "answers come" try_until 60 has_lines 2 out.jsonl
+    while printf x 2>/dev/null >>small/filler; do :; done
+    wait $job
+    ended 0 'a folder that is full' $?
+    says 'failed, the one before stays'
+    check "as if undisturbed, without room" same_answers out.jsonl undisturbed.jsonl
+    umount small
+else
+    echo 'left out: folders without room (no tmpfs may be mounted here)'
+fi
+
+scene_end
