@@ -6,10 +6,16 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
 
+#include "../src/job/checkpoint_hdf5.h"
 #include "checkpoint_damage.h"
 #include "checkpoint_kv.h"
 
@@ -17,13 +23,16 @@
 
 static int n_writes_left = -1; /* -1: no end */
 
-ssize_t pwrite64(int fd, const void *bytes, size_t n_bytes, off_t place) {
-    if (n_writes_left == 0) {
+ssize_t pwrite(int fd, const void *bytes, size_t n_bytes, off_t place) {
+    struct stat disk, file;
+    bool is_disk =
+        stat(scratch_folder, &disk) == 0 && fstat(fd, &file) == 0 && disk.st_dev == file.st_dev;
+    if (n_writes_left == 0 && is_disk) {
         errno = ENOSPC;
         return -1;
     }
     if (n_writes_left > 0) n_writes_left--;
-    return pwrite(fd, bytes, n_bytes, place);
+    return syscall(SYS_pwrite64, fd, bytes, n_bytes, place);
 }
 
 /* ---- pages that are made up ---- */
@@ -317,6 +326,228 @@ static void a_file_that_was_cut_is_refused(void **state) {
     assert_true(read_small());
 }
 
+/* ---- what cannot be ---- */
+
+static void is_refused(const char *name, enum fault_kind kind, const char *reason) {
+    struct fault fault = {0}, again = {0};
+    struct kv_index index;
+    struct kv_reader *reader;
+    struct kv_file_about about;
+    assert_false(kv_index_read(&index, scratch_folder, name, &fault));
+    if (fault.kind != kind || !strstr(fault.text, reason) || !strstr(fault.text, name))
+        fail_msg("%s", fault.text);
+    assert_null(index.page);
+    assert_false(kv_reader_open(&reader, scratch_folder, name, &about, &again));
+    assert_string_equal(again.text, fault.text);
+    assert_null(reader);
+}
+
+static void indexes_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    const struct kv_file_page bad[] = {
+        {.sequence = -1, .n_tokens = 1, .file = 1},
+        {.page = -1, .n_tokens = 1, .file = 1},
+        {.page = INT32_MAX / 64, .n_tokens = 1, .file = 1},
+        {.n_tokens = 0, .file = 1},
+        {.n_tokens = 65, .file = 1},
+        {.n_tokens = 1, .file = 3},
+        {.n_tokens = 1, .file = -1},
+        {.n_tokens = 1, .file = 1, .row = -1},
+    };
+    for (size_t row = 0; row < sizeof bad / sizeof *bad; row++) {
+        struct kv_file_page page[] = {small_page[0], bad[row]};
+        must_write("bad", &small, 1, page, 2, small_older, 2);
+        is_refused("bad", FAULT_WORLD, "row 1 of index cannot be");
+    }
+    static const char *const names[] = {"",    "..", ".", "a/b", "/etc/passwd", "manifest.json",
+                                        "a\tb"};
+    for (size_t row = 0; row < sizeof names / sizeof *names; row++) {
+        const char *older[] = {"good", names[row]};
+        must_write("bad", &small, 1, small_page, 1, older, 2);
+        is_refused("bad", FAULT_WORLD, "row 1 of older is no file's name");
+    }
+}
+
+/* A file of small's kind in which one attribute is another. */
+static void write_attribute(const char *name, int64_t value, const char *reason) {
+    static const struct {
+        const char *name;
+        int64_t value;
+    } usual[] = {{"rank", 2},     {"owner", 1},      {"first_head", 1}, {"n_heads", 2},
+                 {"n_layers", 1}, {"n_kv_heads", 3}, {"head_dim", 2},   {"page_tokens", 64}};
+    struct hdf5_file file;
+    struct fault fault = {0};
+    struct hdf5_root root = {.format = "lamina checkpoint of KV", .uuid = "u", .number = 1};
+    int64_t n_bytes;
+    assert_true(hdf5_create(&file, scratch_folder, "attribute", &fault));
+    assert_true(hdf5_put_root(&file, &root, &fault));
+    for (size_t row = 0; row < sizeof usual / sizeof *usual; row++) {
+        bool is_it = strcmp(usual[row].name, name) == 0;
+        assert_true(
+            hdf5_put(&file, usual[row].name, HDF5_I64, is_it ? &value : &usual[row].value, &fault));
+    }
+    assert_true(hdf5_put_text(&file, file.id, "element", "bf16", &fault));
+    hsize_t extent[6] = {1, 1, 2, 2, 64, 2};
+    hid_t space = hdf5_keep(&file, H5Screate_simple(6, extent, NULL), &fault);
+    hid_t type = hdf5_element_type(&file, ELEMENT_BF16, &fault);
+    hdf5_keep(&file, H5Dcreate2(file.id, "kv", type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+              &fault);
+    if (!hdf5_commit(&file, true, &n_bytes, &fault) || fault.kind) fail_msg("%s", fault.text);
+    is_refused("attribute", FAULT_WORLD, reason);
+}
+
+static void sizes_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    write_attribute("none of them", 0, "index"); /* all is well but that there is no index */
+    write_attribute("rank", -1, "rank is -1");
+    write_attribute("owner", 1LL << 31, "owner is 2147483648");
+    write_attribute("first_head", 3, "first_head is 3, not from 0 to 2");
+    write_attribute("n_heads", 3, "n_heads is 3, not from 1 to 2");
+    write_attribute("n_heads", 0, "n_heads is 0");
+    write_attribute("n_layers", 0, "n_layers is 0");
+    write_attribute("n_kv_heads", 0, "n_kv_heads is 0");
+    write_attribute("page_tokens", 32, "page_tokens is 32");
+    write_attribute("n_layers", 2, "shape");
+    write_attribute("n_heads", 1, "shape");
+    write_attribute("head_dim", 1 << 20, "shape"); /* and its bytes overflow no size */
+    write_attribute("head_dim", INT64_MAX, "head_dim is");
+}
+
+static void other_files_are_refused(void **state) {
+    (void)state;
+    struct hdf5_file file;
+    struct fault fault = {0};
+    int64_t n_bytes;
+    assert_true(hdf5_create(&file, scratch_folder, "newer", &fault));
+    assert_true(hdf5_put_text(&file, file.id, "format", "lamina checkpoint of KV", &fault));
+    assert_true(hdf5_put_text(&file, file.id, "format_version", "12.3", &fault));
+    assert_true(hdf5_commit(&file, true, &n_bytes, &fault));
+    is_refused("newer", FAULT_USER, "format 12, and this lamina reads format 1");
+    is_refused("missing", FAULT_WORLD, "No such file");
+    assert_int_equal(mkfifo(scratch_path("fifo"), 0666), 0);
+    is_refused("fifo", FAULT_WORLD, "not a file");
+    assert_true(scratch_write(scratch_path("empty"), "", 0));
+    is_refused("empty", FAULT_WORLD, "");
+}
+
+/* ---- what stands in the way ---- */
+
+static int n_files(void) {
+    DIR *folder = opendir(scratch_folder);
+    int n = 0;
+    assert_non_null(folder);
+    for (struct dirent *entry; (entry = readdir(folder));)
+        n += entry->d_name[0] != '.';
+    closedir(folder);
+    return n;
+}
+
+static void leftovers_are_replaced(void **state) {
+    (void)state;
+    struct stat status;
+    assert_true(scratch_write(scratch_path("elsewhere"), "kept", 4));
+    write_small();
+    int n_before = n_files();
+    assert_true(scratch_write(scratch_path("small.tmp"), "left by a killed run", 20));
+    write_small();
+    assert_int_equal(symlink("elsewhere", scratch_path("small.tmp")), 0);
+    write_small();
+    assert_int_equal(mkfifo(scratch_path("small.tmp"), 0666), 0);
+    write_small();
+    assert_true(read_small());
+    assert_int_equal(stat(scratch_path("elsewhere"), &status), 0);
+    assert_int_equal(status.st_size, 4);
+    assert_int_equal(n_files(), n_before);
+    umask(027);
+    write_small();
+    umask(022);
+    assert_int_equal(stat(scratch_path("small"), &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0640);
+    struct fault fault = {0};
+    assert_int_equal(mkdir(scratch_path("dir.tmp"), 0777), 0);
+    assert_false(write_file("dir", &small, 1, NULL, 0, NULL, 0, &fault));
+    assert_int_equal(fault.kind, FAULT_WORLD);
+    assert_int_equal(rmdir(scratch_path("dir.tmp")), 0);
+}
+
+static void what_is_discarded_leaves_nothing(void **state) {
+    (void)state;
+    struct kv_file *file;
+    struct fault fault = {0};
+    int n_before = n_files();
+    void *page = make_page(&small.shape, 0, 1, 2);
+    assert_true(kv_file_create(&file, scratch_folder, "discarded", &small, 2, &fault));
+    assert_int_equal(n_files(), n_before + 1);
+    assert_true(kv_file_write(file, 0, page, &fault));
+    kv_file_discard(file);
+    kv_file_discard(NULL);
+    free(page);
+    assert_int_equal(n_files(), n_before);
+    assert_int_equal(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL), 0);
+}
+
+static bool mount_small_disk(const char *folder) {
+    return unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+           mkdir(folder, 0777) == 0 && mount("none", folder, "tmpfs", 0, "size=4k") == 0;
+}
+
+/* A disk of 4 KiB, 8, 12: until the file fits, each leaves all its room behind, and nothing open.
+ */
+static void a_full_disk_is_left_empty(void **state) {
+    (void)state;
+    char folder[256], size[32];
+    struct statvfs disk;
+    struct kv_file *file;
+    int n_full = 0;
+    snprintf(folder, sizeof folder, "%s", scratch_path("disk"));
+    if (!mount_small_disk(folder)) skip();
+    void *page = make_page(&small.shape, 0, 1, 2);
+    for (bool good = false; !good; n_full += !good) {
+        struct fault fault = {0};
+        int64_t n_bytes = 0;
+        snprintf(size, sizeof size, "size=%dk", 4 * (n_full + 1));
+        assert_int_equal(mount("none", folder, "tmpfs", MS_REMOUNT, size), 0);
+        good = kv_file_create(&file, folder, "full", &small, 64, &fault);
+        for (int row = 0; good && row < 64; row++)
+            good = kv_file_write(file, row, page, &fault);
+        if (good) {
+            good = kv_file_commit(file, NULL, 0, NULL, 0, &n_bytes, &fault);
+        } else {
+            kv_file_discard(file);
+        }
+        assert_int_equal(statvfs(folder, &disk), 0);
+        if (good) break;
+        assert_true(disk.f_bfree == disk.f_blocks);
+        if (!strstr(fault.text, "full: No space left")) fail_msg("%s", fault.text);
+    }
+    free(page);
+    umount2(folder, MNT_DETACH);
+    print_message("it fits on %s\n", size);
+    assert_true(n_full > 64 / 4);
+}
+
+/* The file that was there stays, whichever write of the new one fails. */
+static void a_write_that_fails_leaves_what_was(void **state) {
+    (void)state;
+    struct fault fault = {0};
+    int n_failed = 0;
+    write_small();
+    int n_before = n_files();
+    for (bool good = false; !good; n_failed += !good) {
+        fault = (struct fault){0};
+        n_writes_left = n_failed;
+        good = write_file("small", &small, SMALL_ROWS, small_page, SMALL_PAGES, small_older,
+                          SMALL_OLDER, &fault);
+        n_writes_left = -1;
+        if (!good && (fault.kind != FAULT_WORLD || !strstr(fault.text, "No space left")))
+            fail_msg("%s", fault.text);
+        assert_int_equal(n_files(), n_before);
+        assert_true(read_small());
+    }
+    print_message("%d writes failed in turn\n", n_failed);
+    assert_true(n_failed > SMALL_ROWS);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_sizes_come_back),
@@ -324,6 +555,13 @@ int main(void) {
         cmocka_unit_test(pages_of_older_files_are_named),
         cmocka_unit_test(a_changed_byte_is_never_other_data),
         cmocka_unit_test(a_file_that_was_cut_is_refused),
+        cmocka_unit_test(indexes_that_cannot_be_are_refused),
+        cmocka_unit_test(sizes_that_cannot_be_are_refused),
+        cmocka_unit_test(other_files_are_refused),
+        cmocka_unit_test(leftovers_are_replaced),
+        cmocka_unit_test(what_is_discarded_leaves_nothing),
+        cmocka_unit_test(a_full_disk_is_left_empty),
+        cmocka_unit_test(a_write_that_fails_leaves_what_was),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

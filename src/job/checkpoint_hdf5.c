@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -82,11 +83,12 @@ bool hdf5_release(struct hdf5_file *file, int n_kept, struct fault *fault) {
 
 static void name_file(struct hdf5_file *file, const char *folder, const char *name) {
     size_t size = strlen(folder) + strlen(name) + sizeof "/.tmp";
-    *file = (struct hdf5_file){.fd = -1, .id = -1};
+    *file = (struct hdf5_file){.fd = -1, .inner_fd = -1, .id = -1};
     file->place.path = check_alloc(size, 1);
     file->place.temporary = check_alloc(size, 1);
     snprintf(file->place.path, size, "%s/%s", folder, name);
     snprintf(file->place.temporary, size, "%s.tmp", file->place.path);
+    H5dont_atexit(); /* which trips over a file that could not be closed */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
@@ -114,16 +116,45 @@ bool hdf5_create(struct hdf5_file *file, const char *folder, const char *name,
     hid_t access = hdf5_keep(file, H5Pcreate(H5P_FILE_ACCESS), fault);
     hdf5_good(file, H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110), fault);
     file->id = H5Fcreate(name_descriptor(file->fd, opened), H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    int *inner_fd;
+    if (file->id >= 0 && H5Fget_vfd_handle(file->id, access, (void **)&inner_fd) >= 0)
+        file->inner_fd = *inner_fd;
     return hdf5_good(file, file->id, fault) || hdf5_commit(file, false, NULL, fault);
+}
+
+/* Have room for all that HDF5 has yet to write: a flush of it that fails is the one thing after
+ * which HDF5 1.10 cannot close a file. File systems that cannot say are taken at their word. */
+static bool reserve(const struct hdf5_file *file, struct fault *fault) {
+    hsize_t n_bytes;
+    if (!hdf5_good(file, H5Fget_filesize(file->id, &n_bytes), fault)) return false;
+    if (fallocate(file->fd, 0, 0, (off_t)n_bytes) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
+        return true;
+    return hdf5_refuse(file, fault, "%s", strerror(errno));
+}
+
+/* HDF5 does not let go of what it cannot write, and the room on a full disk would be gone until the
+ * process ends: what it still wants to write to a file that is given up goes to memory. */
+static void divert(const struct hdf5_file *file) {
+    struct stat ours, its;
+    if (file->inner_fd < 0 || fstat(file->fd, &ours) != 0 || fstat(file->inner_fd, &its) != 0 ||
+        ours.st_ino != its.st_ino || ours.st_dev != its.st_dev)
+        return;
+    int memory = memfd_create("lamina", MFD_CLOEXEC);
+    if (memory < 0) return;
+    dup2(memory, file->inner_fd);
+    close(memory);
 }
 
 bool hdf5_commit(struct hdf5_file *file, bool good, int64_t *n_bytes, struct fault *fault) {
     struct stat status;
     struct fault ignored = {.kind = FAULT_WORLD};
+    good =
+        good && reserve(file, fault) && hdf5_good(file, H5Fflush(file->id, H5F_SCOPE_LOCAL), fault);
     if (!good) fault = &ignored;
+    if (!good) divert(file);
     good = hdf5_release(file, 0, fault) && good;
-    if (good) good = hdf5_good(file, H5Fflush(file->id, H5F_SCOPE_LOCAL), fault);
     if (file->id >= 0) good = hdf5_good(file, H5Fclose(file->id), fault) && good;
+    if (!good) divert(file);
     if (good && (fsync(file->fd) != 0 || fstat(file->fd, &status) != 0))
         good = hdf5_refuse(file, fault, "%s", strerror(errno));
     bool placed = replacement_end(&file->place, file->fd, good);
@@ -375,7 +406,8 @@ bool hdf5_put_table(struct hdf5_file *file, const struct hdf5_table *table, cons
     bool good = set >= 0 && put_units(file, table, set, fault);
     if (good && n_rows > 0)
         good = hdf5_good(file, H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, row), fault);
-    return hdf5_release(file, n_kept, fault) && good;
+    good = good && hdf5_good(file, H5Dflush(set), fault);
+    return good && hdf5_release(file, n_kept, fault); /* else hdf5_commit knows how to */
 }
 
 /* A length that the file has room for. */

@@ -25,7 +25,7 @@ enum { HDF5_MOST_KEPT = 32 };
 /* Zeroed is closed. */
 struct hdf5_file {
     struct replacement place; /* path: FOLDER/NAME; temporary: of a file that is being made */
-    int fd;
+    int fd, inner_fd;         /* ours; HDF5's own of a file that is being made */
     hid_t id;
     int64_t n_bytes; /* of a file that is read */
     int n_kept;
