@@ -6,9 +6,10 @@
  * those of files in the checkpoint's folder, without it.
  *
  * Numbers are kept in the KV type: bf16 as an HDF5 float type of 16 bits. A page is a chunk with a
- * fletcher32 checksum: a bit that changed on disk is an error when it is read. A file appears under
- * its name when it is whole and durable (temporary name, fsync, rename). HDF5 1.10; all calls of
- * one process from one thread at a time. Every fault here is the world's.
+ * fletcher32 checksum, and what describes the data has checksums too: a bit that changed on
+ * disk is an error when it is read. A file appears under its name when it is whole and durable
+ * (temporary name, fsync, rename). HDF5 1.10; all calls of one process from one thread at a time.
+ * Every fault here is the world's, but for a newer format, which is the user's.
  */
 #ifndef LAMINA_CHECKPOINT_KV_H
 #define LAMINA_CHECKPOINT_KV_H

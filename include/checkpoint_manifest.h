@@ -2,7 +2,8 @@
  * commit of a checkpoint.
  *
  * At most two, the newest first, each with every file it needs, older ranks' files included. Only
- * files that a manifest lists are ever deleted. Names have no slash. JSON, at most 16 MiB.
+ * files that a manifest lists are ever deleted. Names have no slash. JSON, at most 16 MiB, with a
+ * checksum of itself: a changed digit in it is a damaged manifest.
  */
 #ifndef LAMINA_CHECKPOINT_MANIFEST_H
 #define LAMINA_CHECKPOINT_MANIFEST_H
@@ -45,5 +46,9 @@ bool manifest_check(const struct manifest_checkpoint *checkpoint, const char *fo
 void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
                               const char *folder);
 void manifest_close(struct manifest *manifest);
+
+/* Whether a name read from a file may be that of another in the checkpoint's folder: 1 to 255 bytes
+ * without a slash, no control characters, neither "." nor ".." nor the manifest's own. */
+bool manifest_name_is_good(const char *name);
 
 #endif

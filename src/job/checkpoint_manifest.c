@@ -1,0 +1,292 @@
+/* checkpoint_manifest.c - which checkpoints there are. See checkpoint_manifest.h.
+ *
+ * The checksum is XXH3-64 of the object without it, keys sorted, no spaces: whoever has JSON can
+ * make it again. Rejected: hashes of the listed files, which would have them read twice; they hold
+ * checksums of what is in them.
+ */
+#include "checkpoint_manifest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "log.h"
+#include "output.h"
+#include "replacement.h"
+#include "version.h"
+
+#define NAME   "manifest.json"
+#define FORMAT "lamina checkpoints"
+enum { FORMAT_MAJOR = 1, MOST_BYTES = 16 << 20, MOST_FILES = 1 << 20, SUM_DIGITS = 16 };
+
+bool manifest_name_is_good(const char *name) {
+    if (!name || !*name || strlen(name) > NAME_MAX || strcmp(name, NAME) == 0) return false;
+    for (const char *at = name; *at; at++) {
+        if (*at == '/' || (unsigned char)*at < ' ' || *at == 0x7f) return false;
+    }
+    return strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+/* FOLDER/NAME, to be freed. */
+static char *make_path(const char *folder, const char *name) {
+    size_t size = strlen(folder) + strlen(name) + sizeof "/";
+    char *path = check_alloc(size, 1);
+    snprintf(path, size, "%s/%s", folder, name);
+    return path;
+}
+
+static bool refuse(const char *path, const char *reason, struct fault *fault) {
+    char shown[512];
+    return fault_world(fault, "%s: %s", log_escape(shown, sizeof shown, path, strlen(path)),
+                       reason);
+}
+
+static void sum_record(const json_t *record, char digits[SUM_DIGITS + 1]) {
+    json_t *rest = json_copy((json_t *)record);
+    json_object_del(rest, "sum");
+    char *text = json_dumps(rest, JSON_COMPACT | JSON_SORT_KEYS);
+    REQUIRE(text != NULL, "no memory for the manifest");
+    snprintf(digits, SUM_DIGITS + 1, "%016" PRIx64, (uint64_t)XXH3_64bits(text, strlen(text)));
+    free(text);
+    json_decref(rest);
+}
+
+/* ---- reading ---- */
+
+/* The file's text, to be freed; NULL with errno, 0 where the reason is its kind or size. */
+static char *read_text(const char *path, size_t *n_bytes) {
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return NULL;
+    char *text = NULL;
+    bool stated = fstat(fd, &status) == 0;
+    if (stated) errno = 0;
+    if (stated && S_ISREG(status.st_mode) && status.st_size <= MOST_BYTES) {
+        text = check_alloc((size_t)status.st_size + 1, 1);
+        ssize_t n_read = read(fd, text, (size_t)status.st_size);
+        *n_bytes = n_read < 0 ? 0 : (size_t)n_read;
+        if (n_read < 0) {
+            free(text);
+            text = NULL;
+        }
+    }
+    int error = errno;
+    close(fd);
+    errno = error;
+    return text;
+}
+
+static bool take_text(const json_t *object, const char *key, char *out, size_t size) {
+    const char *text = json_string_value(json_object_get(object, key));
+    if (!text || strlen(text) >= size) return false;
+    strcpy(out, text);
+    return true;
+}
+
+static bool take_count(const json_t *object, const char *key, int64_t most, int64_t *out) {
+    const json_t *value = json_object_get(object, key);
+    *out = json_integer_value(value);
+    return json_is_integer(value) && *out >= 0 && *out <= most;
+}
+
+static bool take_files(const json_t *list, struct manifest_checkpoint *checkpoint) {
+    if (json_array_size(list) < 2 || json_array_size(list) > MOST_FILES) return false;
+    checkpoint->n_files = (int)json_array_size(list);
+    checkpoint->file = check_alloc((size_t)checkpoint->n_files, sizeof *checkpoint->file);
+    for (int number = 0; number < checkpoint->n_files; number++) {
+        const json_t *entry = json_array_get(list, (size_t)number);
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        struct manifest_file *file = &checkpoint->file[number];
+        if (!manifest_name_is_good(name) || !take_count(entry, "bytes", INT64_MAX, &file->n_bytes))
+            return false;
+        file->name = strcpy(check_alloc(strlen(name) + 1, 1), name);
+    }
+    return true;
+}
+
+static bool take_checkpoint(const json_t *object, struct manifest_checkpoint *checkpoint) {
+    int64_t n_kv;
+    const json_t *write_s = json_object_get(object, "write_s");
+    bool good = take_count(object, "number", INT64_MAX, &checkpoint->number) &&
+                take_text(object, "created", checkpoint->created, sizeof checkpoint->created) &&
+                take_count(object, "kv_bytes", INT64_MAX, &checkpoint->kv_bytes) &&
+                json_is_number(write_s) && json_number_value(write_s) >= 0 &&
+                take_files(json_object_get(object, "files"), checkpoint) &&
+                take_count(object, "n_kv", checkpoint->n_files - 2, &n_kv);
+    if (!good) return false;
+    checkpoint->write_s = json_number_value(write_s);
+    checkpoint->n_kv = (int)n_kv;
+    return true;
+}
+
+/* NULL, or what is wrong. */
+static const char *take_record(const json_t *record, struct manifest *manifest) {
+    char digits[SUM_DIGITS + 1];
+    const char *sum = json_string_value(json_object_get(record, "sum"));
+    const json_t *list = json_object_get(record, "checkpoints");
+    sum_record(record, digits);
+    if (!sum || strcmp(sum, digits) != 0) return "damaged: its checksum is another";
+    if (!take_text(record, "uuid", manifest->uuid, sizeof manifest->uuid) ||
+        !take_text(record, "fingerprint", manifest->fingerprint, sizeof manifest->fingerprint))
+        return "damaged: no uuid or fingerprint";
+    if (!json_is_array(list) || json_array_size(list) > MANIFEST_CHECKPOINTS)
+        return "damaged: no list of at most two checkpoints";
+    for (size_t number = 0; number < json_array_size(list); number++) {
+        manifest->n_checkpoints = (int)number + 1; /* its names are to be freed */
+        if (!take_checkpoint(json_array_get(list, number), &manifest->checkpoint[number]))
+            return "damaged: a checkpoint's entry cannot be";
+    }
+    if (manifest->n_checkpoints == 2 &&
+        manifest->checkpoint[0].number <= manifest->checkpoint[1].number)
+        return "damaged: the newest checkpoint is not the first";
+    return NULL;
+}
+
+static bool take_manifest(const json_t *record, const char *path, struct manifest *manifest,
+                          struct fault *fault) {
+    char shown[512];
+    const char *format = json_string_value(json_object_get(record, "format"));
+    const char *version = json_string_value(json_object_get(record, "format_version"));
+    if (!format || strcmp(format, FORMAT) != 0 || !version)
+        return refuse(path, "not a manifest of checkpoints", fault);
+    long major = strtol(version, NULL, 10);
+    if (major > FORMAT_MAJOR)
+        return fault_user(fault,
+                          "%s is of format %ld, and this lamina reads format %d: use the newer one",
+                          log_escape(shown, sizeof shown, path, strlen(path)), major, FORMAT_MAJOR);
+    const char *wrong = take_record(record, manifest);
+    if (wrong) manifest_close(manifest);
+    return !wrong || refuse(path, wrong, fault);
+}
+
+bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault) {
+    size_t n_bytes = 0;
+    char *path = make_path(folder, NAME);
+    *manifest = (struct manifest){0};
+    char *text = read_text(path, &n_bytes);
+    bool good = text != NULL || errno == ENOENT;
+    if (!good) refuse(path, errno ? strerror(errno) : "no file of at most 16 MiB", fault);
+    if (text) {
+        json_t *record = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, NULL);
+        good = take_manifest(record, path, manifest, fault);
+        json_decref(record);
+    }
+    free(text);
+    free(path);
+    return good;
+}
+
+/* ---- writing ---- */
+
+static json_t *pack_checkpoint(const struct manifest_checkpoint *checkpoint) {
+    json_t *files = json_array();
+    for (int number = 0; number < checkpoint->n_files; number++)
+        json_array_append_new(files,
+                              json_pack("{s:s,s:I}", "name", checkpoint->file[number].name, "bytes",
+                                        (json_int_t)checkpoint->file[number].n_bytes));
+    return json_pack("{s:I,s:s,s:f,s:I,s:i,s:o}", "number", (json_int_t)checkpoint->number,
+                     "created", checkpoint->created, "write_s", checkpoint->write_s, "kv_bytes",
+                     (json_int_t)checkpoint->kv_bytes, "n_kv", checkpoint->n_kv, "files", files);
+}
+
+/* The text, to be freed. */
+static char *make_text(const struct manifest *manifest) {
+    char version[16], digits[SUM_DIGITS + 1];
+    json_t *list = json_array();
+    snprintf(version, sizeof version, "%d.0", FORMAT_MAJOR);
+    for (int number = 0; number < manifest->n_checkpoints; number++)
+        json_array_append_new(list, pack_checkpoint(&manifest->checkpoint[number]));
+    json_t *record = json_pack("{s:s,s:s,s:s,s:s,s:s,s:o}", "format", FORMAT, "format_version",
+                               version, "creator", "lamina " LAMINA_VERSION, "uuid", manifest->uuid,
+                               "fingerprint", manifest->fingerprint, "checkpoints", list);
+    REQUIRE(record != NULL, "a manifest with a name that is not UTF-8");
+    sum_record(record, digits);
+    json_object_set_new(record, "sum", json_string(digits));
+    char *text = json_dumps(record, JSON_INDENT(2));
+    REQUIRE(text != NULL, "no memory for the manifest");
+    json_decref(record);
+    return text;
+}
+
+bool manifest_write(const struct manifest *manifest, const char *folder, struct fault *fault) {
+    struct replacement place = {.path = make_path(folder, NAME),
+                                .temporary = make_path(folder, NAME ".tmp")};
+    char *text = make_text(manifest);
+    size_t n_bytes = strlen(text);
+    text[n_bytes] = '\n'; /* in place of its 0 */
+    int fd = replacement_begin(&place);
+    if (fd >= 0) errno = ENOSPC; /* of a write that ends early */
+    bool good = fd >= 0 && write(fd, text, n_bytes + 1) == (ssize_t)n_bytes + 1 && fsync(fd) == 0;
+    if (fd >= 0) good = replacement_end(&place, fd, good);
+    if (!good) refuse(place.path, strerror(errno), fault);
+    good = good && output_sync_folder(place.path, fault);
+    free(text);
+    replacement_close(&place);
+    return good;
+}
+
+/* ---- the files that it lists ---- */
+
+bool manifest_check(const struct manifest_checkpoint *checkpoint, const char *folder,
+                    struct fault *fault) {
+    for (int number = 0; number < checkpoint->n_files; number++) {
+        const struct manifest_file *file = &checkpoint->file[number];
+        struct stat status;
+        char *path = make_path(folder, file->name), reason[128] = "";
+        if (stat(path, &status) != 0) {
+            snprintf(reason, sizeof reason, "%s", strerror(errno));
+        } else if (!S_ISREG(status.st_mode) || status.st_size != file->n_bytes) {
+            snprintf(reason, sizeof reason, "has %lld bytes, not the %lld that were written",
+                     (long long)status.st_size, (long long)file->n_bytes);
+        }
+        if (*reason) refuse(path, reason, fault);
+        free(path);
+        if (*reason) return false;
+    }
+    return true;
+}
+
+static bool lists(const struct manifest *manifest, const char *name) {
+    for (int number = 0; number < manifest->n_checkpoints; number++) {
+        const struct manifest_checkpoint *checkpoint = &manifest->checkpoint[number];
+        for (int file = 0; file < checkpoint->n_files; file++) {
+            if (strcmp(checkpoint->file[file].name, name) == 0) return true;
+        }
+    }
+    return false;
+}
+
+void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
+                              const char *folder) {
+    for (int number = 0; number < before->n_checkpoints; number++) {
+        const struct manifest_checkpoint *checkpoint = &before->checkpoint[number];
+        for (int file = 0; file < checkpoint->n_files; file++) {
+            if (lists(now, checkpoint->file[file].name)) continue;
+            char *path = make_path(folder, checkpoint->file[file].name), shown[512];
+            if (unlink(path) != 0 && errno != ENOENT) {
+                const char *reason = strerror(errno);
+                log_warning("%s: %s; it is needed no more",
+                            log_escape(shown, sizeof shown, path, strlen(path)), reason);
+            }
+            free(path);
+        }
+    }
+}
+
+void manifest_close(struct manifest *manifest) {
+    for (int number = 0; number < manifest->n_checkpoints; number++) {
+        struct manifest_checkpoint *checkpoint = &manifest->checkpoint[number];
+        for (int file = 0; checkpoint->file && file < checkpoint->n_files; file++)
+            free(checkpoint->file[file].name);
+        free(checkpoint->file);
+    }
+    *manifest = (struct manifest){0};
+}
