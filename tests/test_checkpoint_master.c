@@ -112,16 +112,17 @@ static void write_rank(const struct kv_file_shape *shape, int rank, int number) 
 
 static void write_progress(void) {
     int32_t token[] = {11, 12, 13};
-    struct progress_choice choice = {.custom_id = "gr\xc3\xbc\xc3\x9f",
-                                     .n_prompt = 2,
-                                     .n_tokens = 3,
-                                     .n_logprobs = -1,
-                                     .token = token};
-    struct progress progress = {
+    struct checkpoint_choice choice = {.custom_id = "gr\xc3\xbc\xc3\x9f",
+                                       .n_prompt = 2,
+                                       .n_tokens = 3,
+                                       .n_logprobs = -1,
+                                       .token = token};
+    struct checkpoint_progress progress = {
         .uuid = UUID, .number = 2, .options = "{}", .n_choices = 1, .choice = &choice};
     struct fault fault = {0};
     int64_t n_bytes;
-    assert_true(progress_write(&progress, scratch_folder, "progress.h5", &n_bytes, &fault));
+    assert_true(
+        checkpoint_progress_write(&progress, scratch_folder, "progress.h5", &n_bytes, &fault));
 }
 
 static int by_place(const void *a, const void *b) {

@@ -21,7 +21,7 @@ static struct token_score scores[10 * 3];
 /* Ids of several bytes a character, empty, long, and none. */
 static char long_id[1000];
 
-static struct progress_choice choices[] = {
+static struct checkpoint_choice choices[] = {
     {.custom_id = "gr\xc3\xbc\xc3\x9f-\xf0\x9f\x8d\x89 \"17\"",
      .key = {UINT64_MAX, 1},
      .body_hash = 0x0123456789abcdef,
@@ -53,7 +53,7 @@ static struct progress_choice choices[] = {
 };
 enum { N_CHOICES = sizeof choices / sizeof *choices };
 
-static struct progress progress = {
+static struct checkpoint_progress progress = {
     .uuid = "0d1f9f3c-6b0e-4d8a-9a55-3f6a2f7d1c11",
     .fingerprint = "00112233445566778899aabbccddeeff",
     .created = "2026-11-23T13:32:04Z",
@@ -78,17 +78,17 @@ static int make_progress(void **state) {
     return scratch_open(state);
 }
 
-static void must_write(const char *name, const struct progress *written) {
+static void must_write(const char *name, const struct checkpoint_progress *written) {
     struct fault fault = {0};
     struct stat status;
     int64_t n_bytes = -1;
-    if (!progress_write(written, scratch_folder, name, &n_bytes, &fault))
+    if (!checkpoint_progress_write(written, scratch_folder, name, &n_bytes, &fault))
         fail_msg("%s", fault.text);
     assert_int_equal(stat(scratch_path(name), &status), 0);
     assert_int_equal(status.st_size, n_bytes);
 }
 
-static void same_choice(const struct progress_choice *a, const struct progress_choice *b) {
+static void same_choice(const struct checkpoint_choice *a, const struct checkpoint_choice *b) {
     assert_int_equal(a->custom_id != NULL, b->custom_id != NULL);
     if (a->custom_id) assert_string_equal(a->custom_id, b->custom_id);
     assert_true(a->key.high == b->key.high && a->key.low == b->key.low);
@@ -107,7 +107,7 @@ static void same_choice(const struct progress_choice *a, const struct progress_c
                             (size_t)b->n_tokens * (size_t)(1 + b->n_logprobs) * sizeof *b->score);
 }
 
-static void same(const struct progress *a, const struct progress *b) {
+static void same(const struct checkpoint_progress *a, const struct checkpoint_progress *b) {
     assert_string_equal(a->uuid, b->uuid);
     assert_string_equal(a->fingerprint, b->fingerprint);
     assert_string_equal(a->created, b->created);
@@ -121,30 +121,30 @@ static void same(const struct progress *a, const struct progress *b) {
         same_choice(&a->choice[number], &b->choice[number]);
 }
 
-static void comes_back(const char *name, const struct progress *written) {
+static void comes_back(const char *name, const struct checkpoint_progress *written) {
     struct fault fault = {0};
-    struct progress read;
+    struct checkpoint_progress read;
     must_write(name, written);
-    if (!progress_read(&read, scratch_folder, name, &fault)) fail_msg("%s", fault.text);
+    if (!checkpoint_progress_read(&read, scratch_folder, name, &fault)) fail_msg("%s", fault.text);
     same(&read, written);
-    progress_close(&read);
-    progress_close(&read);
+    checkpoint_progress_close(&read);
+    checkpoint_progress_close(&read);
 }
 
 static void all_comes_back(void **state) {
     (void)state;
     comes_back("all", &progress);
-    struct progress none = progress;
+    struct checkpoint_progress none = progress;
     none.n_choices = 0;
     none.options = "";
     comes_back("none", &none);
     /* more tokens than a chunk of a table has rows */
     enum { MANY = 200001 };
-    struct progress_choice large = {.n_prompt = MANY, .n_tokens = MANY, .n_logprobs = -1};
+    struct checkpoint_choice large = {.n_prompt = MANY, .n_tokens = MANY, .n_logprobs = -1};
     large.token = malloc(MANY * sizeof *large.token);
     for (int32_t position = 0; position < MANY; position++)
         large.token[position] = position * 3;
-    struct progress one = progress;
+    struct checkpoint_progress one = progress;
     one.n_choices = 1;
     one.choice = &large;
     comes_back("many", &one);
@@ -155,8 +155,8 @@ static void all_comes_back(void **state) {
 
 static void is_refused(const char *name, enum fault_kind kind, const char *reason) {
     struct fault fault = {0};
-    struct progress read;
-    assert_false(progress_read(&read, scratch_folder, name, &fault));
+    struct checkpoint_progress read;
+    assert_false(checkpoint_progress_read(&read, scratch_folder, name, &fault));
     assert_int_equal(fault.kind, kind);
     if (!strstr(fault.text, reason) || !strstr(fault.text, name)) fail_msg("%s", fault.text);
     assert_null(read.choice);
@@ -166,7 +166,7 @@ static void is_refused(const char *name, enum fault_kind kind, const char *reaso
 static void counts_that_cannot_be_are_refused(void **state) {
     (void)state;
     int32_t negative[] = {1, -1};
-    const struct progress_choice bad[] = {
+    const struct checkpoint_choice bad[] = {
         {.n_prompt = 0, .n_tokens = 1, .n_logprobs = -1, .token = tokens},
         {.n_prompt = 3, .n_tokens = 2, .n_logprobs = -1, .token = tokens},
         {.n_prompt = 1, .n_tokens = 2, .n_rows = 2, .n_logprobs = -1, .token = tokens},
@@ -180,8 +180,8 @@ static void counts_that_cannot_be_are_refused(void **state) {
         {.n_prompt = 1, .n_tokens = 2, .n_logprobs = -1, .index = -1, .token = tokens},
     };
     for (size_t row = 0; row < sizeof bad / sizeof *bad; row++) {
-        struct progress_choice pair[] = {choices[0], bad[row]};
-        struct progress two = progress;
+        struct checkpoint_choice pair[] = {choices[0], bad[row]};
+        struct checkpoint_progress two = progress;
         two.n_choices = 2;
         two.choice = pair;
         must_write("bad", &two);
@@ -235,17 +235,17 @@ static void text_that_does_not_fit_is_refused(void **state) {
 
 /* ---- damage ---- */
 
-static struct progress small;
+static struct checkpoint_progress small;
 
 static bool read_small(void) {
     struct fault fault = {0};
-    struct progress read;
-    if (!progress_read(&read, scratch_folder, "small", &fault)) {
+    struct checkpoint_progress read;
+    if (!checkpoint_progress_read(&read, scratch_folder, "small", &fault)) {
         assert_int_not_equal(fault.kind, FAULT_NONE);
         return false;
     }
     same(&read, &small);
-    progress_close(&read);
+    checkpoint_progress_close(&read);
     return true;
 }
 

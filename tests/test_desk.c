@@ -170,7 +170,7 @@ static void write_input(int n_lines) {
 static void open_job(struct decoder *decoder, int ahead, int width) {
     *decoder = (struct decoder){.width = width};
     if (!results_open(&results, &options, "0123456789abcdef0123456789abcdef", &fault) ||
-        !desk_open(&decoder->desk, &rules, results, ahead, &fault))
+        !desk_open(&decoder->desk, &rules, results, NULL, ahead, &fault))
         fail_msg("%s", fault.text);
 }
 
@@ -455,7 +455,7 @@ static void a_missing_input_starts_nothing(void **state) {
     write_input(1);
     assert_true(results_open(&results, &options, "0123456789abcdef0123456789abcdef", &fault));
     input[0] = "no/such/file";
-    assert_false(desk_open(&desk, &rules, results, 1, &fault));
+    assert_false(desk_open(&desk, &rules, results, NULL, 1, &fault));
     assert_int_equal(fault.kind, FAULT_USER);
     results_close(results);
 }

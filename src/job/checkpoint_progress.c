@@ -75,17 +75,17 @@ static void flat_close(struct flat *flat) {
         free(flat->row[part]);
 }
 
-static size_t n_scores(const struct progress_choice *choice) {
+static size_t n_scores(const struct checkpoint_choice *choice) {
     return (size_t)choice->n_tokens * (size_t)(1 + choice->n_logprobs);
 }
 
 /* ---- writing ---- */
 
-static void count(const struct progress *progress, struct flat *flat) {
+static void count(const struct checkpoint_progress *progress, struct flat *flat) {
     flat->n_rows[CHOICES] = (size_t)progress->n_choices;
     flat->n_rows[OPTIONS] = strlen(progress->options);
     for (int number = 0; number < progress->n_choices; number++) {
-        const struct progress_choice *choice = &progress->choice[number];
+        const struct checkpoint_choice *choice = &progress->choice[number];
         flat->n_rows[TOKENS] += (size_t)choice->n_tokens;
         flat->n_rows[SCORES] += choice->score ? n_scores(choice) : 0;
         flat->n_rows[CUSTOM_IDS] += choice->custom_id ? strlen(choice->custom_id) : 0;
@@ -100,7 +100,7 @@ static int64_t append(struct flat *flat, enum part part, const void *row, size_t
     return (int64_t)first;
 }
 
-static void flatten(const struct progress *progress, struct flat *flat) {
+static void flatten(const struct checkpoint_progress *progress, struct flat *flat) {
     *flat = (struct flat){0};
     count(progress, flat);
     for (int part = 0; part < PARTS; part++) {
@@ -108,7 +108,7 @@ static void flatten(const struct progress *progress, struct flat *flat) {
         flat->n_rows[part] = 0;
     }
     for (int number = 0; number < progress->n_choices; number++) {
-        const struct progress_choice *choice = &progress->choice[number];
+        const struct checkpoint_choice *choice = &progress->choice[number];
         size_t n_id_bytes = choice->custom_id ? strlen(choice->custom_id) : 0;
         size_t scores = choice->score ? n_scores(choice) : 0;
         const struct choice_row row = {
@@ -133,7 +133,7 @@ static void flatten(const struct progress *progress, struct flat *flat) {
     append(flat, OPTIONS, progress->options, strlen(progress->options));
 }
 
-static bool put_about(struct hdf5_file *hdf5, const struct progress *progress,
+static bool put_about(struct hdf5_file *hdf5, const struct checkpoint_progress *progress,
                       struct fault *fault) {
     struct hdf5_root root = {.format = FORMAT, .number = progress->number};
     memcpy(root.uuid, progress->uuid, sizeof root.uuid);
@@ -146,8 +146,8 @@ static bool put_about(struct hdf5_file *hdf5, const struct progress *progress,
            hdf5_put(hdf5, "prefill_tokens_per_s", HDF5_F64, &progress->prefill_tokens_per_s, fault);
 }
 
-bool progress_write(const struct progress *progress, const char *folder, const char *name,
-                    int64_t *n_bytes, struct fault *fault) {
+bool checkpoint_progress_write(const struct checkpoint_progress *progress, const char *folder,
+                               const char *name, int64_t *n_bytes, struct fault *fault) {
     struct hdf5_file hdf5;
     struct flat flat;
     if (!hdf5_create(&hdf5, folder, name, fault)) return false;
@@ -161,7 +161,8 @@ bool progress_write(const struct progress *progress, const char *folder, const c
 
 /* ---- reading ---- */
 
-static bool get_about(struct hdf5_file *hdf5, struct progress *progress, struct fault *fault) {
+static bool get_about(struct hdf5_file *hdf5, struct checkpoint_progress *progress,
+                      struct fault *fault) {
     struct hdf5_root root = {.format = FORMAT};
     bool good =
         hdf5_get_root(hdf5, &root, fault) &&
@@ -203,9 +204,9 @@ static void *copy(const void *from, size_t n_bytes) {
 
 /* False where the row or what it leads to cannot be. */
 static bool take_choice(const struct flat *flat, const struct choice_row *row,
-                        struct progress_choice *choice) {
+                        struct checkpoint_choice *choice) {
     if (!counts_are_good(row)) return false;
-    *choice = (struct progress_choice){
+    *choice = (struct checkpoint_choice){
         .key = {row->key_high, row->key_low},
         .body_hash = row->body_hash,
         .index = row->index,
@@ -234,8 +235,8 @@ static bool take_choice(const struct flat *flat, const struct choice_row *row,
     return true;
 }
 
-static bool take(struct hdf5_file *hdf5, const struct flat *flat, struct progress *progress,
-                 struct fault *fault) {
+static bool take(struct hdf5_file *hdf5, const struct flat *flat,
+                 struct checkpoint_progress *progress, struct fault *fault) {
     const struct choice_row *row = flat->row[CHOICES];
     if (flat->n_rows[CHOICES] > INT32_MAX)
         return hdf5_refuse(hdf5, fault, "damaged: too many choices");
@@ -250,11 +251,11 @@ static bool take(struct hdf5_file *hdf5, const struct flat *flat, struct progres
     return true;
 }
 
-bool progress_read(struct progress *progress, const char *folder, const char *name,
-                   struct fault *fault) {
+bool checkpoint_progress_read(struct checkpoint_progress *progress, const char *folder,
+                              const char *name, struct fault *fault) {
     struct hdf5_file hdf5;
     struct flat flat = {0};
-    *progress = (struct progress){0};
+    *progress = (struct checkpoint_progress){0};
     if (!hdf5_open(&hdf5, folder, name, fault)) return false;
     bool good = get_about(&hdf5, progress, fault);
     for (int part = 0; good && part < PARTS; part++)
@@ -262,17 +263,21 @@ bool progress_read(struct progress *progress, const char *folder, const char *na
     good = good && take(&hdf5, &flat, progress, fault);
     flat_close(&flat);
     hdf5_close(&hdf5);
-    if (!good) progress_close(progress);
+    if (!good) checkpoint_progress_close(progress);
     return good;
 }
 
-void progress_close(struct progress *progress) {
-    for (int number = 0; number < progress->n_choices; number++) {
-        free(progress->choice[number].custom_id);
-        free(progress->choice[number].token);
-        free(progress->choice[number].score);
-    }
+void checkpoint_choice_close(struct checkpoint_choice *choice) {
+    free(choice->custom_id);
+    free(choice->token);
+    free(choice->score);
+    *choice = (struct checkpoint_choice){0};
+}
+
+void checkpoint_progress_close(struct checkpoint_progress *progress) {
+    for (int number = 0; number < progress->n_choices; number++)
+        checkpoint_choice_close(&progress->choice[number]);
     free(progress->choice);
     free(progress->options);
-    *progress = (struct progress){0};
+    *progress = (struct checkpoint_progress){0};
 }
