@@ -43,14 +43,19 @@ const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint
 /* The number of the next checkpoint. */
 int64_t checkpoint_folder_next(const struct checkpoint_folder *folder);
 
+/* Before the first checkpoint of a run of heads x sequences ranks with KV: note in the manifest
+ * which files it will make, and delete what one that was killed has left. */
+bool checkpoint_folder_begin(struct checkpoint_folder *folder, int heads, int sequences,
+                             struct fault *fault);
+
 /* Bytes free where the folder is; -1 when the file system does not say. */
 int64_t checkpoint_folder_free(const struct checkpoint_folder *folder);
 
 /* A checkpoint whose ranks' files are in place. */
 struct checkpoint_commit {
-    struct checkpoint_progress progress; /* uuid, fingerprint, created and number are filled in here */
-    int n_kv;                 /* the ranks' files; 0: no KV was kept */
-    char **kv;                /* (n_kv) names */
+    struct checkpoint_progress
+        progress; /* uuid, fingerprint, created and number are filled in here */
+    bool with_kv;
     struct kv_file_shape shape;
     int64_t begin_ns; /* clock_now_ns of its drain */
 };

@@ -1,8 +1,8 @@
 /* checkpoint_manifest.h - FOLDER/manifest.json: which checkpoints there are. Its rename is the
  * commit of a checkpoint.
  *
- * At most two, the newest first, each with every file it needs, older ranks' files included. Only
- * files that a manifest lists are ever deleted. Names have no slash. JSON, at most 16 MiB, with a
+ * At most two, the newest first, each with every file it needs, older ranks' files included; and
+ * the files that the next one will make. Only files that a manifest lists are ever deleted. Names have no slash. JSON, at most 16 MiB, with a
  * checksum of itself: a changed digit in it is a damaged manifest.
  */
 #ifndef LAMINA_CHECKPOINT_MANIFEST_H
@@ -32,6 +32,8 @@ struct manifest {
     char uuid[37], fingerprint[33];
     int n_checkpoints;                                           /* 0: none */
     struct manifest_checkpoint checkpoint[MANIFEST_CHECKPOINTS]; /* newest first */
+    int n_next;
+    char **next; /* (n_next) names that the next checkpoint may leave, whole or not, when killed */
 };
 
 /* Read it. No such file: zeroed and true. A newer format's major is the user's fault naming both;
@@ -42,7 +44,8 @@ bool manifest_write(const struct manifest *manifest, const char *folder, struct 
 /* Are all files of a checkpoint there, with their sizes? The first that is not is named. */
 bool manifest_check(const struct manifest_checkpoint *checkpoint, const char *folder,
                     struct fault *fault);
-/* Delete the files that `before` lists and `now` does not. What cannot be deleted is logged. */
+/* Delete the files that `before` lists, as a checkpoint's or the next one's, and no checkpoint of
+ * `now` does. What cannot be deleted is logged. */
 void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
                               const char *folder);
 void manifest_close(struct manifest *manifest);

@@ -81,13 +81,15 @@ bool checkpoint_open(struct checkpoint **opened, const struct checkpoint_run *ru
     struct checkpoint *checkpoint = *opened;
     checkpoint->run = *run;
     const struct topology *topology = run->topology;
-    checkpoint->n_files = topology->layout.heads * topology->layout.sequences;
     checkpoint->kept = check_alloc((size_t)run->limits->n_slots * (size_t)run->limits->max_batch,
                                    sizeof *checkpoint->kept);
     topology_broadcast(topology, checkpoint->uuid, sizeof checkpoint->uuid, "the job's uuid",
                        topology->deadline_s);
-    bool good = background_open(&checkpoint->background, "lamina keep", fault);
-    if (!topology_agree(topology, fault, "threads for checkpoints", topology->deadline_s) || !good)
+    bool good =
+        background_open(&checkpoint->background, "lamina keep", fault) &&
+        (!topology->leader || checkpoint_folder_begin(checkpoint->folder, topology->layout.heads,
+                                                      topology->layout.sequences, fault));
+    if (!topology_agree(topology, fault, "opening of checkpoints", topology->deadline_s) || !good)
         return false;
     open_pages(checkpoint, checkpoint->uuid);
     checkpoint_restore(checkpoint);
@@ -296,28 +298,13 @@ static bool list(struct checkpoint *checkpoint, struct order *order) {
     listed.n_choices = 0;
     desk_kept_close(&listed);
     checkpoint->commit.shape = checkpoint->shape;
-    checkpoint->commit.n_kv = with_kv ? checkpoint->n_files : 0;
+    checkpoint->commit.with_kv = with_kv;
     return good;
 }
 
-/* Names of the ranks' files, by owner and head share. */
-static void name_files(struct checkpoint *checkpoint, int64_t number) {
-    struct checkpoint_commit *commit = &checkpoint->commit;
-    int heads = checkpoint->run.topology->layout.heads;
-    commit->kv = check_alloc((size_t)commit->n_kv + 1, sizeof *commit->kv);
-    for (int file = 0; file < commit->n_kv; file++) {
-        commit->kv[file] = check_alloc(1, CHECKPOINT_NAME_BYTES);
-        checkpoint_pages_name(commit->kv[file], number, file / heads, file % heads);
-    }
-}
-
 void checkpoint_commit_close(struct checkpoint *checkpoint) {
-    struct checkpoint_commit *commit = &checkpoint->commit;
-    for (int file = 0; commit->kv && file < commit->n_kv; file++)
-        free(commit->kv[file]);
-    free(commit->kv);
-    checkpoint_progress_close(&commit->progress);
-    *commit = (struct checkpoint_commit){0};
+    checkpoint_progress_close(&checkpoint->commit.progress);
+    checkpoint->commit = (struct checkpoint_commit){0};
 }
 
 /* The leader's decision. */
@@ -336,15 +323,15 @@ static struct order decide(struct checkpoint *checkpoint, bool stop) {
     checkpoint->fault = (struct fault){0};
     checkpoint->committed = false;
     checkpoint->n_pages = checkpoint->n_new = 0;
-    checkpoint->n_missing = checkpoint->commit.n_kv;
-    name_files(checkpoint, order.number);
+    const struct layout *layout = &checkpoint->run.topology->layout;
+    checkpoint->n_missing = checkpoint->commit.with_kv ? layout->heads * layout->sequences : 0;
     return order;
 }
 
 /* Copy out and begin to write. */
 static void save(struct checkpoint *checkpoint, const struct order *order) {
     const struct topology *topology = checkpoint->run.topology;
-    int32_t with_kv = checkpoint->commit.n_kv > 0;
+    int32_t with_kv = checkpoint->commit.with_kv;
     topology_broadcast(topology, &with_kv, sizeof with_kv, "whether KV is kept",
                        topology->deadline_s);
     topology_broadcast(topology, checkpoint->kept, (size_t)order->n_kept * sizeof *checkpoint->kept,

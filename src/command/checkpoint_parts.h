@@ -24,7 +24,6 @@ struct checkpoint {
     struct background *background;
     struct checkpoint_pages *pages; /* NULL on a rank without KV */
     struct kv_file_shape shape;
-    int n_files;       /* the ranks' of a checkpoint with KV */
     struct kept *kept; /* (all handles) */
     struct deadline next;
 

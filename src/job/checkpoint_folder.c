@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "checkpoint_master.h"
+#include "checkpoint_pages.h"
 #include "clock.h"
 #include "job_file.h"
 #include "log.h"
@@ -27,7 +28,8 @@ struct checkpoint_folder {
     const char *path; /* as typed */
     struct job_file job;
     struct manifest manifest;
-    char *options; /* JSON of those that change tokens */
+    char *options;        /* JSON of those that change tokens */
+    int heads, sequences; /* ranks with KV: heads x sequences */
 };
 
 static char *join(const char *folder, const char *name) {
@@ -158,15 +160,56 @@ int64_t checkpoint_folder_free(const struct checkpoint_folder *folder) {
     return (int64_t)status.f_bavail * (int64_t)status.f_frsize;
 }
 
+/* ---- names ------------------------------------------------------------------------------------
+ */
+
+static char *copy_name(const char *name) {
+    size_t n_bytes = strlen(name) + 1;
+    return memcpy(check_alloc(n_bytes, 1), name, n_bytes);
+}
+
+/* The files of a checkpoint as the manifest orders them: the leader's two, then the ranks', by
+ * owner and head share. (2 + heads x sequences) names, to be freed by close_names. */
+static char **make_names(const struct checkpoint_folder *folder, int64_t number) {
+    int n_kv = folder->heads * folder->sequences;
+    char text[CHECKPOINT_NAME_BYTES], **name = check_alloc((size_t)n_kv + 2, sizeof *name);
+    snprintf(text, sizeof text, "c%06lld-progress.h5", (long long)number);
+    name[0] = copy_name(text);
+    snprintf(text, sizeof text, "c%06lld.h5", (long long)number);
+    name[1] = copy_name(text);
+    for (int file = 0; file < n_kv; file++) {
+        checkpoint_pages_name(text, number, file / folder->heads, file % folder->heads);
+        name[2 + file] = copy_name(text);
+    }
+    return name;
+}
+
+static void close_names(char **name, int n_names) {
+    for (int at = 0; at < n_names; at++)
+        free(name[at]);
+    free(name);
+}
+
+bool checkpoint_folder_begin(struct checkpoint_folder *folder, int heads, int sequences,
+                             struct fault *fault) {
+    struct manifest now = folder->manifest;
+    folder->heads = heads;
+    folder->sequences = sequences;
+    now.n_next = 2 + heads * sequences;
+    now.next = make_names(folder, checkpoint_folder_next(folder));
+    bool good = manifest_write(&now, folder->path, fault);
+    if (good) manifest_delete_unlisted(&folder->manifest, &now, folder->path);
+    close_names(folder->manifest.next, folder->manifest.n_next);
+    folder->manifest = now;
+    return good;
+}
+
 /* ---- a commit ---------------------------------------------------------------------------------
  */
 
 static void add_file(struct manifest_checkpoint *checkpoint, const char *name, int64_t n_bytes) {
-    size_t length = strlen(name) + 1;
-    char *copy = check_alloc(length, 1);
-    memcpy(copy, name, length);
     checkpoint->file[checkpoint->n_files++] =
-        (struct manifest_file){.name = copy, .n_bytes = n_bytes};
+        (struct manifest_file){.name = copy_name(name), .n_bytes = n_bytes};
 }
 
 static bool is_listed(const struct manifest_checkpoint *checkpoint, const char *name) {
@@ -186,40 +229,45 @@ static bool size_of(const struct checkpoint_folder *folder, const char *name, in
     return good;
 }
 
-/* The ranks' new files, then the older ones these refer to. */
-static bool list_kv(struct checkpoint_folder *folder, const struct checkpoint_commit *commit,
-                    struct manifest_checkpoint *checkpoint, struct fault *fault) {
-    struct kv_index *index = check_alloc((size_t)commit->n_kv + 1, sizeof *index);
-    size_t n_most = 2 + (size_t)commit->n_kv;
-    bool good = true;
-    for (int file = 0; file < commit->n_kv && good; file++) {
-        good = kv_index_read(&index[file], folder->path, commit->kv[file], fault);
-        n_most += (size_t)index[file].n_older;
-        checkpoint->kv_bytes += (int64_t)index[file].n_pages * 2 * commit->shape.n_layers *
-                                index[file].about.n_heads * PAGE_TOKENS * commit->shape.head_dim *
-                                (int64_t)element_bytes(commit->shape.element);
+/* Read the indexes of the ranks' new files. */
+static struct kv_index *read_indexes(struct checkpoint_folder *folder, char **name,
+                                     struct manifest_checkpoint *checkpoint, struct fault *fault) {
+    struct kv_index *index = check_alloc((size_t)checkpoint->n_kv + 1, sizeof *index);
+    for (int file = 0; file < checkpoint->n_kv; file++) {
+        if (!kv_index_read(&index[file], folder->path, name[file], fault)) break;
+        const struct kv_file_about *about = &index[file].about;
+        checkpoint->kv_bytes += (int64_t)index[file].n_pages * 2 * about->shape.n_layers *
+                                about->n_heads * PAGE_TOKENS * about->shape.head_dim *
+                                (int64_t)element_bytes(about->shape.element);
     }
+    return index;
+}
+
+/* The ranks' new files `name`, then the older ones these refer to. */
+static bool list_kv(struct checkpoint_folder *folder, char **name,
+                    struct manifest_checkpoint *checkpoint, struct fault *fault) {
+    int64_t n_bytes = 0;
+    struct kv_index *index = read_indexes(folder, name, checkpoint, fault);
+    size_t n_most = 2 + (size_t)checkpoint->n_kv;
+    for (int file = 0; file < checkpoint->n_kv; file++)
+        n_most += (size_t)index[file].n_older;
     struct manifest_file *larger = check_alloc(n_most, sizeof *larger);
     memcpy(larger, checkpoint->file, (size_t)checkpoint->n_files * sizeof *larger);
     free(checkpoint->file);
     checkpoint->file = larger;
-    int64_t n_bytes = 0;
-    for (int file = 0; file < commit->n_kv && good; file++) {
-        good = size_of(folder, commit->kv[file], &n_bytes, fault);
-        if (good) add_file(checkpoint, commit->kv[file], n_bytes);
+    for (int file = 0; file < checkpoint->n_kv && !fault->kind; file++) {
+        if (size_of(folder, name[file], &n_bytes, fault)) add_file(checkpoint, name[file], n_bytes);
     }
-    checkpoint->n_kv = commit->n_kv;
-    for (int file = 0; file < commit->n_kv; file++) {
-        for (int older = 0; older < index[file].n_older && good; older++) {
-            const char *name = index[file].older[older];
-            if (is_listed(checkpoint, name)) continue;
-            good = size_of(folder, name, &n_bytes, fault);
-            if (good) add_file(checkpoint, name, n_bytes);
+    for (int file = 0; file < checkpoint->n_kv; file++) {
+        for (int at = 0; at < index[file].n_older && !fault->kind; at++) {
+            const char *older = index[file].older[at];
+            if (!is_listed(checkpoint, older) && size_of(folder, older, &n_bytes, fault))
+                add_file(checkpoint, older, n_bytes);
         }
         kv_index_close(&index[file]);
     }
     free(index);
-    return good;
+    return !fault->kind;
 }
 
 static void stamp(char text[32]) {
@@ -228,25 +276,22 @@ static void stamp(char text[32]) {
     strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
 }
 
-/* The leader's two files. */
+/* The leader's two files, `name` and the one behind it. */
 static bool write_files(struct checkpoint_folder *folder, struct checkpoint_commit *commit,
-                        struct manifest_checkpoint *checkpoint, struct fault *fault) {
-    char progress[64], master[64];
+                        char **name, struct manifest_checkpoint *checkpoint, struct fault *fault) {
     int64_t n_bytes;
-    snprintf(progress, sizeof progress, "c%06lld-progress.h5", (long long)checkpoint->number);
-    snprintf(master, sizeof master, "c%06lld.h5", (long long)checkpoint->number);
     struct master_about about = {.uuid = folder->manifest.uuid,
                                  .number = checkpoint->number,
                                  .shape = commit->shape,
-                                 .progress = progress,
-                                 .n_files = commit->n_kv,
-                                 .file = (const char *const *)commit->kv};
+                                 .progress = name[0],
+                                 .n_files = checkpoint->n_kv,
+                                 .file = (const char *const *)name + 2};
     checkpoint->file = check_alloc(2, sizeof *checkpoint->file);
-    if (!checkpoint_progress_write(&commit->progress, folder->path, progress, &n_bytes, fault))
+    if (!checkpoint_progress_write(&commit->progress, folder->path, name[0], &n_bytes, fault))
         return false;
-    add_file(checkpoint, progress, n_bytes);
-    if (!master_write(&about, folder->path, master, &n_bytes, fault)) return false;
-    add_file(checkpoint, master, n_bytes);
+    add_file(checkpoint, name[0], n_bytes);
+    if (!master_write(&about, folder->path, name[1], &n_bytes, fault)) return false;
+    add_file(checkpoint, name[1], n_bytes);
     return true;
 }
 
@@ -264,16 +309,24 @@ static bool put_in_front(struct checkpoint_folder *folder, struct manifest_check
     now.checkpoint[0] = *checkpoint;
     now.checkpoint[1] = before->checkpoint[0];
     now.n_checkpoints = before->n_checkpoints ? 2 : 1;
-    if (!manifest_write(&now, folder->path, fault)) return false;
+    now.n_next = 2 + folder->heads * folder->sequences;
+    now.next = make_names(folder, checkpoint->number + 1);
+    if (!manifest_write(&now, folder->path, fault)) {
+        close_names(now.next, now.n_next);
+        return false;
+    }
     manifest_delete_unlisted(before, &now, folder->path);
     close_checkpoint(&before->checkpoint[1]);
+    close_names(before->next, before->n_next);
     *before = now;
     return true;
 }
 
 bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoint_commit *commit,
                               int64_t number, int64_t *written, struct fault *fault) {
-    struct manifest_checkpoint checkpoint = {.number = number};
+    struct manifest_checkpoint checkpoint = {
+        .number = number, .n_kv = commit->with_kv ? folder->heads * folder->sequences : 0};
+    char **name = make_names(folder, number);
     struct checkpoint_progress *progress = &commit->progress;
     stamp(checkpoint.created);
     memcpy(progress->uuid, folder->manifest.uuid, sizeof progress->uuid);
@@ -281,12 +334,13 @@ bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoin
     memcpy(progress->created, checkpoint.created, sizeof progress->created);
     progress->number = number;
     progress->options = folder->options;
-    bool good = write_files(folder, commit, &checkpoint, fault) &&
-                list_kv(folder, commit, &checkpoint, fault);
+    bool good = write_files(folder, commit, name, &checkpoint, fault) &&
+                list_kv(folder, name + 2, &checkpoint, fault);
+    close_names(name, 2 + folder->heads * folder->sequences);
     progress->options = NULL;
     checkpoint.write_s = (double)(clock_now_ns() - commit->begin_ns) * 1e-9;
     *written = 0;
-    for (int file = 0; good && file < 2 + commit->n_kv; file++)
+    for (int file = 0; good && file < 2 + checkpoint.n_kv; file++)
         *written += checkpoint.file[file].n_bytes;
     good = good && put_in_front(folder, &checkpoint, fault);
     if (!good) close_checkpoint(&checkpoint);

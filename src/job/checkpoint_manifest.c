@@ -127,6 +127,18 @@ static bool take_checkpoint(const json_t *object, struct manifest_checkpoint *ch
     return true;
 }
 
+static bool take_next(const json_t *list, struct manifest *manifest) {
+    size_t n = json_array_size(list);
+    if (!json_is_array(list) || n > MOST_FILES) return false;
+    manifest->next = check_alloc(n + 1, sizeof *manifest->next);
+    for (; manifest->n_next < (int)n; manifest->n_next++) {
+        const char *name = json_string_value(json_array_get(list, (size_t)manifest->n_next));
+        if (!manifest_name_is_good(name)) return false;
+        manifest->next[manifest->n_next] = strcpy(check_alloc(strlen(name) + 1, 1), name);
+    }
+    return true;
+}
+
 /* NULL, or what is wrong. */
 static const char *take_record(const json_t *record, struct manifest *manifest) {
     char digits[SUM_DIGITS + 1];
@@ -144,6 +156,8 @@ static const char *take_record(const json_t *record, struct manifest *manifest) 
         if (!take_checkpoint(json_array_get(list, number), &manifest->checkpoint[number]))
             return "damaged: a checkpoint's entry cannot be";
     }
+    if (!take_next(json_object_get(record, "next"), manifest))
+        return "damaged: no list of the next files";
     if (manifest->n_checkpoints == 2 &&
         manifest->checkpoint[0].number <= manifest->checkpoint[1].number)
         return "damaged: the newest checkpoint is not the first";
@@ -200,13 +214,16 @@ static json_t *pack_checkpoint(const struct manifest_checkpoint *checkpoint) {
 /* The text, to be freed. */
 static char *make_text(const struct manifest *manifest) {
     char version[16], digits[SUM_DIGITS + 1];
-    json_t *list = json_array();
+    json_t *list = json_array(), *next = json_array();
     snprintf(version, sizeof version, "%d.0", FORMAT_MAJOR);
     for (int number = 0; number < manifest->n_checkpoints; number++)
         json_array_append_new(list, pack_checkpoint(&manifest->checkpoint[number]));
-    json_t *record = json_pack("{s:s,s:s,s:s,s:s,s:s,s:o}", "format", FORMAT, "format_version",
-                               version, "creator", "lamina " LAMINA_VERSION, "uuid", manifest->uuid,
-                               "fingerprint", manifest->fingerprint, "checkpoints", list);
+    for (int number = 0; number < manifest->n_next; number++)
+        json_array_append_new(next, json_string(manifest->next[number]));
+    json_t *record =
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:o,s:o}", "format", FORMAT, "format_version", version,
+                  "creator", "lamina " LAMINA_VERSION, "uuid", manifest->uuid, "fingerprint",
+                  manifest->fingerprint, "checkpoints", list, "next", next);
     REQUIRE(record != NULL, "a manifest with a name that is not UTF-8");
     sum_record(record, digits);
     json_object_set_new(record, "sum", json_string(digits));
@@ -264,20 +281,27 @@ static bool lists(const struct manifest *manifest, const char *name) {
     return false;
 }
 
+static void delete_file(const char *folder, const char *name) {
+    char *path = make_path(folder, name), shown[512];
+    if (unlink(path) != 0 && errno != ENOENT) {
+        const char *reason = strerror(errno);
+        log_warning("%s: %s; it is needed no more",
+                    log_escape(shown, sizeof shown, path, strlen(path)), reason);
+    }
+    free(path);
+}
+
 void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
                               const char *folder) {
     for (int number = 0; number < before->n_checkpoints; number++) {
         const struct manifest_checkpoint *checkpoint = &before->checkpoint[number];
         for (int file = 0; file < checkpoint->n_files; file++) {
-            if (lists(now, checkpoint->file[file].name)) continue;
-            char *path = make_path(folder, checkpoint->file[file].name), shown[512];
-            if (unlink(path) != 0 && errno != ENOENT) {
-                const char *reason = strerror(errno);
-                log_warning("%s: %s; it is needed no more",
-                            log_escape(shown, sizeof shown, path, strlen(path)), reason);
-            }
-            free(path);
+            if (!lists(now, checkpoint->file[file].name))
+                delete_file(folder, checkpoint->file[file].name);
         }
+    }
+    for (int number = 0; number < before->n_next; number++) {
+        if (!lists(now, before->next[number])) delete_file(folder, before->next[number]);
     }
 }
 
@@ -288,5 +312,8 @@ void manifest_close(struct manifest *manifest) {
             free(checkpoint->file[file].name);
         free(checkpoint->file);
     }
+    for (int number = 0; number < manifest->n_next; number++)
+        free(manifest->next[number]);
+    free(manifest->next);
     *manifest = (struct manifest){0};
 }

@@ -98,7 +98,7 @@ echo '{"format":' >kept/manifest.json
 refused 1 'manifest.json'
 begin
 sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "2.0"/' kept/manifest.json
-refused 2 '2.0'
+refused 2 'is of format 2'
 
 # Another job's, another model's, other options.
 begin
