@@ -22,6 +22,7 @@ build  library  libxxhash     libxxhash-dev
 build  hdf5     -             libhdf5-dev
 tests  library  cmocka        libcmocka-dev
 model  pip      -             python3-pip
+h5py   h5py     -             python3-h5py
 END
 }
 
@@ -83,6 +84,11 @@ setup_has_hdf5() {
         [ -n "$prefix" ] && [ -e "$prefix/include/hdf5.h" ] && return
     done
     return 1
+}
+
+# The system's python3 too: one in front of it need not see Debian's packages.
+setup_has_h5py() {
+    python3 -c 'import h5py' 2>/dev/null || /usr/bin/python3 -c 'import h5py' 2>/dev/null
 }
 
 setup_has_pip() {

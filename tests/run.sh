@@ -26,6 +26,7 @@ setup_packages "$install" build tests
 # Tests with the real model are skipped without it, and say so.
 if [ ! -f "$setup_model_file" ] && setup_packages "$install" model; then :; fi
 setup_model || setup_say "Tests with the real model will be skipped."
+setup_packages "$install" h5py || setup_say "What other programs read of a checkpoint will not be tested."
 setup_mpi 4
 
 cmake --preset "$preset"

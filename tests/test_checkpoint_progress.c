@@ -256,7 +256,7 @@ static void a_changed_byte_is_never_other_data(void **state) {
     must_write("small", &small);
     assert_true(read_small());
     struct damage_count count = damage_bytes("small", read_small);
-    print_message("%zu bytes changed in two ways, %zu refused\n", count.n_bytes, count.n_refused);
+    print_message("%zu bytes changed in turn, %zu refused\n", count.n_bytes, count.n_refused);
     assert_true(count.n_refused > count.n_bytes / 2);
     assert_int_equal(damage_lengths("small", 5, read_small), 0);
     assert_true(read_small());
