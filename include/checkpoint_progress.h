@@ -45,13 +45,14 @@ struct checkpoint_progress {
 };
 
 /* Write FOLDER/NAME; *n_bytes is its size. */
-bool checkpoint_progress_write(const struct checkpoint_progress *progress, const char *folder, const char *name,
-                    int64_t *n_bytes, struct fault *fault);
-/* Read it into *progress, which progress_close releases. Checked: counts against the sizes of the
- * data sets, tokens not negative, 0 < n_prompt <= n_tokens, 0 <= n_rows < n_tokens or (n_rows <=
- * n_prompt when no token is made), checksums. */
-bool checkpoint_progress_read(struct checkpoint_progress *progress, const char *folder, const char *name,
-                   struct fault *fault);
+bool checkpoint_progress_write(const struct checkpoint_progress *progress, const char *folder,
+                               const char *name, int64_t *n_bytes, struct fault *fault);
+/* Read it into *progress, which
+ * checkpoint_progress_close releases. Checked: counts against the sizes of the
+ * data sets, tokens not negative, 0 < n_prompt <= n_tokens, 0 <= n_rows < n_tokens, 0 <= n_scored <
+ * n_prompt, checksums. */
+bool checkpoint_progress_read(struct checkpoint_progress *progress, const char *folder,
+                              const char *name, struct fault *fault);
 void checkpoint_progress_close(struct checkpoint_progress *progress);
 void checkpoint_choice_close(struct checkpoint_choice *choice);
 

@@ -391,6 +391,36 @@ static void slots_stop_on_their_own(void **state) {
     }
 }
 
+/* A walk that ended goes on with the step behind all that were walked, as a walk of its own: every
+ * slot has every slice of it once, and nothing of the walk before comes again. */
+static void a_walk_goes_on(void **state) {
+    (void)state;
+    for (int n_gaps = 0; n_gaps <= 3; n_gaps++) {
+        struct schedule schedule;
+        struct turn turn;
+        schedule_open(&schedule, 2, n_gaps);
+        for (int walk = 0, first = 0; walk < 3; walk++) {
+            int next_step[2] = {first, first}, next_slice[2] = {0, 0};
+            const int last[2] = {first + 2, first + walk};
+            if (walk > 0) schedule_go_on(&schedule);
+            assert_int_equal(schedule.step, first);
+            while (schedule_next(&schedule, &turn)) {
+                assert_int_equal(turn.step, next_step[turn.slot]);
+                assert_int_equal(turn.slice, next_slice[turn.slot]);
+                if (turn.slice == 0 && turn.step == last[turn.slot])
+                    schedule_stop(&schedule, turn.slot, turn.step);
+                next_slice[turn.slot] = turn.slice == n_gaps ? 0 : turn.slice + 1;
+                next_step[turn.slot] += turn.slice == n_gaps;
+            }
+            assert_int_equal(next_step[0], last[0] + 1);
+            assert_int_equal(next_step[1], last[1] + 1);
+            int most = last[0] > last[1] ? last[0] : last[1];
+            first = schedule.step + 1;
+            assert_true(first > most);
+        }
+    }
+}
+
 /* Two slots where `step` begins; with gaps the step before has its last slice still to come. */
 static void open_at(struct schedule *schedule, int n_gaps, int step) {
     schedule_open(schedule, 2, n_gaps);
@@ -476,6 +506,7 @@ int main(void) {
         cmocka_unit_test(pairs_see_one_order),
         cmocka_unit_test(every_layer_is_served_once),
         cmocka_unit_test(slots_stop_on_their_own),
+        cmocka_unit_test(a_walk_goes_on),
         cmocka_unit_test(phases_go_on_past_an_int),
         cmocka_unit_test(steps_that_no_int_counts_end_the_run),
         cmocka_unit_test(two_slots_overlap),

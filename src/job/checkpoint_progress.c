@@ -189,12 +189,10 @@ static const void *view(const struct flat *flat, enum part part, int64_t first, 
 }
 
 static bool counts_are_good(const struct choice_row *row) {
-    bool made = row->n_tokens > row->n_prompt;
     return row->index >= 0 && row->n_prompt > 0 && row->n_prompt <= row->n_tokens &&
-           row->n_rows >= 0 &&
-           (made ? row->n_rows < row->n_tokens : row->n_rows <= row->n_prompt) && row->owner >= 0 &&
+           row->n_rows >= 0 && row->n_rows < row->n_tokens && row->owner >= 0 &&
            row->n_logprobs >= -1 && row->n_logprobs <= SAMPLING_MAX_LOGPROBS &&
-           row->n_scored >= 0 && row->n_scored <= row->n_tokens && row->n_id_bytes >= -1 &&
+           row->n_scored >= 0 && row->n_scored < row->n_prompt && row->n_id_bytes >= -1 &&
            (row->has_scores == 0 || (row->has_scores == 1 && row->n_logprobs >= 0));
 }
 

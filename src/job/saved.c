@@ -80,7 +80,7 @@ static bool fits(const struct checkpoint_choice *choice, const struct request *r
            choice->n_prompt == generation->n_prompt &&
            choice->n_tokens <= generation->n_prompt + generation->max_new &&
            choice->n_logprobs == generation->sampling.n_logprobs &&
-           choice->n_rows <= choice->n_tokens && choice->n_scored < generation->n_prompt &&
+           choice->n_rows < choice->n_tokens && choice->n_scored < generation->n_prompt &&
            (choice->score != NULL) == (generation->score != NULL) &&
            memcmp(choice->token, generation->token,
                   (size_t)generation->n_prompt * sizeof *generation->token) == 0;
