@@ -135,7 +135,9 @@ struct slot *batch_begin(struct batch *batch, int slot);
 void batch_end(struct batch *batch, int slot);
 
 /* Between two walks of the list of turns, when no step is in flight; on the leader. Room in `kept`
- * is for all handles. As leader_end, leader_keep, leader_restore (src/run/leader.h). */
+ * is for all handles. As leader_over, leader_end, leader_keep, leader_restore (src/run/leader.h).
+ */
+bool batch_over(const struct batch *batch);
 void batch_stop(struct batch *batch);
 int batch_keep(struct batch *batch, struct kept *kept);
 int batch_restore(struct batch *batch, bool with_kv, struct kept *kept);

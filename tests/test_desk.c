@@ -126,6 +126,7 @@ static struct request_rules rules;
 static struct results *results;
 static const char *input[1];
 static struct fault fault;
+static const struct checkpoint_progress *progress; /* for open_job */
 
 static int reset(void **state) {
     (void)state;
@@ -146,6 +147,7 @@ static int reset(void **state) {
         .model_name = "fake",
     };
     fault = (struct fault){0};
+    progress = NULL;
     return 0;
 }
 
@@ -170,7 +172,7 @@ static void write_input(int n_lines) {
 static void open_job(struct decoder *decoder, int ahead, int width) {
     *decoder = (struct decoder){.width = width};
     if (!results_open(&results, &options, "0123456789abcdef0123456789abcdef", &fault) ||
-        !desk_open(&decoder->desk, &rules, results, NULL, ahead, &fault))
+        !desk_open(&decoder->desk, &rules, results, progress, ahead, &fault))
         fail_msg("%s", fault.text);
 }
 
@@ -460,6 +462,84 @@ static void a_missing_input_starts_nothing(void **state) {
     results_close(results);
 }
 
+/* What was in flight is listed as it stands, is told as found, comes first, and goes on from there.
+ */
+static void what_is_in_flight_goes_on(void **state) {
+    (void)state;
+    struct decoder decoder;
+    struct desk_kept kept;
+    write_input(60);
+    open_job(&decoder, 8, 8);
+    do
+        step(&decoder);
+    while (decoder.n_running < 8);
+    const struct generation *first = decoder.running[0]; /* of three choices, the shortest */
+    while (atomic_load(&first->finish) == FINISH_NONE)
+        step(&decoder);
+    assert_true(desk_keep(decoder.desk, &kept, 60));
+    struct checkpoint_progress made = {.n_read = kept.n_read};
+    made.choice = calloc((size_t)kept.n_choices, sizeof *made.choice);
+    int n_running = 0, n_settled = 0;
+    for (int at = 0; at < kept.n_choices; at++) {
+        const struct generation *generation = kept.generation[at];
+        assert_int_equal(kept.choice[at].n_tokens, atomic_load(&generation->n_tokens));
+        assert_memory_equal(kept.choice[at].token, generation->token,
+                            (size_t)kept.choice[at].n_tokens * sizeof(int32_t));
+        if (kept.choice[at].n_tokens == kept.choice[at].n_prompt) continue;
+        made.choice[made.n_choices++] = kept.choice[at];
+        n_running += atomic_load(&generation->finish) == FINISH_NONE;
+        n_settled += atomic_load(&generation->finish) != FINISH_NONE;
+    }
+    assert_int_equal(n_running, decoder.n_running);
+    assert_true(n_running > 0 && n_settled > 0);
+    desk_stop(decoder.desk);
+    struct desk_counts before = close_job(&decoder);
+    options.resume = true;
+    progress = &made;
+    open_job(&decoder, 8, 8);
+    int n_found = -1;
+    assert_true(desk_restored(decoder.desk, &n_found, 60));
+    assert_int_equal(n_found, made.n_choices);
+    for (int turn = 0; turn < n_running; turn++) {
+        struct generation *generation = take(&decoder);
+        assert_non_null(generation);
+        assert_true(generation->restored);
+        assert_int_equal(atomic_load(&generation->n_tokens),
+                         made.choice[generation->saved].n_tokens);
+        decoder.running[decoder.n_running++] = generation;
+    }
+    decode_all(&decoder);
+    struct desk_counts after = close_job(&decoder);
+    assert_int_equal(after.n_running, 0);
+    assert_int_equal(before.results.n_answered + after.results.n_answered +
+                         before.results.n_failed + after.results.n_failed,
+                     60);
+    assert_int_equal(check_output(60, false), 60);
+    free(made.choice);
+    desk_kept_close(&kept);
+}
+
+/* A request that was in flight and is in the inputs no more is not looked for to their end: what is
+ * read stays in memory. */
+static void what_is_gone_is_not_sought_for_ever(void **state) {
+    (void)state;
+    struct decoder decoder;
+    int32_t token[] = {'x', 'y'};
+    struct checkpoint_choice choice = {
+        .body_hash = 1, .n_prompt = 1, .n_tokens = 2, .token = token};
+    struct checkpoint_progress made = {.n_read = 20, .n_choices = 1, .choice = &choice};
+    write_input(2000);
+    progress = &made;
+    open_job(&decoder, 8, 8);
+    int n_found = -1;
+    assert_true(desk_restored(decoder.desk, &n_found, 60));
+    assert_int_equal(n_found, 0);
+    assert_true(desk_counts(decoder.desk).n_read < 60);
+    decode_all(&decoder);
+    close_job(&decoder);
+    assert_int_equal(check_output(2000, false), 2000);
+}
+
 /* With the signal blocked here too, it must stay pending: nobody else may take it. */
 static void signals_are_for_the_main_thread(void **state) {
     (void)state;
@@ -484,11 +564,12 @@ static void signals_are_for_the_main_thread(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        CASE(every_request_is_answered_once),     CASE(the_input_order_can_be_kept),
-        CASE(answers_held_back_are_bounded),      CASE(the_longest_can_come_first),
-        CASE(a_slow_sync_does_not_starve_decode), CASE(a_slow_input_delays_no_answer),
-        CASE(a_stop_writes_what_is_finished),     CASE(a_full_disk_is_told),
-        CASE(a_missing_input_starts_nothing),     CASE(signals_are_for_the_main_thread),
+        CASE(every_request_is_answered_once),      CASE(the_input_order_can_be_kept),
+        CASE(answers_held_back_are_bounded),       CASE(the_longest_can_come_first),
+        CASE(a_slow_sync_does_not_starve_decode),  CASE(a_slow_input_delays_no_answer),
+        CASE(a_stop_writes_what_is_finished),      CASE(a_full_disk_is_told),
+        CASE(a_missing_input_starts_nothing),      CASE(what_is_in_flight_goes_on),
+        CASE(what_is_gone_is_not_sought_for_ever), CASE(signals_are_for_the_main_thread),
     };
     log_setup(LOG_QUIET, false);
     signal(SIGXFSZ, SIG_IGN);

@@ -310,7 +310,7 @@ void checkpoint_commit_close(struct checkpoint *checkpoint) {
 /* The leader's decision. */
 static struct order decide(struct checkpoint *checkpoint, bool stop) {
     int64_t begin_ns = clock_now_ns();
-    bool due = checkpoint_due(checkpoint);
+    bool due = checkpoint_due(checkpoint) && !batch_over(checkpoint->run.batch);
     struct order order = {.action = stop  ? ACTION_SAVE_AND_END
                                     : due ? ACTION_SAVE
                                           : ACTION_END,

@@ -295,8 +295,12 @@ static void sync_results(struct desk *desk) {
     fail(desk);
 }
 
+/* All that was in flight has been read again, as far as it is still there: lines behind those that
+ * were read then are left for their time. */
 static bool is_all_found(struct desk *desk) {
-    return atomic_load(&desk->all_read) || desk->saved.n_found == desk->saved.progress->n_choices;
+    const struct checkpoint_progress *progress = desk->saved.progress;
+    return desk->saved.n_found == progress->n_choices || atomic_load(&desk->all_read) ||
+           atomic_load(&desk->n_read) >= progress->n_read;
 }
 
 static void *copy(const void *from, size_t n_bytes) {

@@ -214,6 +214,10 @@ void batch_end(struct batch *batch, int at) {
 /* ---- between two walks ------------------------------------------------------------------------
  */
 
+bool batch_over(const struct batch *batch) {
+    return leader_over(batch->leader);
+}
+
 void batch_stop(struct batch *batch) {
     leader_end(batch->leader);
 }

@@ -388,6 +388,10 @@ static bool nothing_running(const struct leader *leader) {
     return leader->next == NULL;
 }
 
+bool leader_over(const struct leader *leader) {
+    return nothing_running(leader) && desk_exhausted(leader->options.desk);
+}
+
 void leader_form(struct leader *leader, int slot, int step) {
     const struct batch_limits *limits = &leader->options.limits;
     struct desk *desk = leader->options.desk;
@@ -398,7 +402,7 @@ void leader_form(struct leader *leader, int slot, int step) {
     plan->n_prompt_rows = plan->n_decode_rows = plan->n_recomputed_rows = 0;
     /* nothing to decode in any slot but more may come: wait a little instead of spinning */
     if (nothing_running(leader) && !desk_exhausted(desk)) desk_wait(desk, 0.1);
-    header->last = *leader->options.stop || (nothing_running(leader) && desk_exhausted(desk));
+    header->last = *leader->options.stop || leader_over(leader);
     if (!header->last) {
         struct room room = {limits->max_rows, limits->max_picked};
         release_finished(leader, header, slot);

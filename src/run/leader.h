@@ -27,6 +27,9 @@ void leader_form(struct leader *leader, int slot, int step);
  * finished. */
 void leader_end_step(struct leader *leader, int slot);
 
+/* Nothing is left to decode, now or later. */
+bool leader_over(const struct leader *leader);
+
 /* After the last step: sequences that finished with it are let go of; unfinished ones stay as they
  * are. */
 void leader_end(struct leader *leader);

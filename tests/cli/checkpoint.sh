@@ -118,6 +118,12 @@ check "a checkpoint is kept" [ -e kept/manifest.json ]
 expect 0 'nothing left to do' "${one[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept
 check "the folder is empty at the end" [ -z "$(ls kept)" ]
 
+# A checkpoint after every step, and an end all the same.
+head -n 4 in.jsonl >few.jsonl
+expect 0 'checkpoint 3:' "${three[@]}" -i few.jsonl -o few_out.jsonl --checkpoint kept --checkpoint-interval 0.001
+expect 0 '' "${one[@]}" -i few.jsonl -o few_undisturbed.jsonl
+check "as if undisturbed" same_answers few_out.jsonl few_undisturbed.jsonl
+
 # Where no checkpoint can be.
 expect 2 '--checkpoint needs an output that is a file' "${one[@]}" -i in.jsonl -o - --checkpoint kept
 expect 2 'is not a folder' "${one[@]}" -i in.jsonl -o new.jsonl --checkpoint in.jsonl
