@@ -470,16 +470,15 @@ static void what_is_in_flight_goes_on(void **state) {
     struct desk_kept kept;
     write_input(60);
     open_job(&decoder, 8, 8);
-    do
+    while (decoder.n_running == 0)
         step(&decoder);
-    while (decoder.n_running < 8);
     const struct generation *first = decoder.running[0]; /* of three choices, the shortest */
     while (atomic_load(&first->finish) == FINISH_NONE)
         step(&decoder);
     assert_true(desk_keep(decoder.desk, &kept, 60));
     struct checkpoint_progress made = {.n_read = kept.n_read};
     made.choice = calloc((size_t)kept.n_choices, sizeof *made.choice);
-    int n_running = 0, n_settled = 0;
+    int n_running = 0, n_settled = 0; /* a cancelled one has said all that it is to say */
     for (int at = 0; at < kept.n_choices; at++) {
         const struct generation *generation = kept.generation[at];
         assert_int_equal(kept.choice[at].n_tokens, atomic_load(&generation->n_tokens));
@@ -487,10 +486,12 @@ static void what_is_in_flight_goes_on(void **state) {
                             (size_t)kept.choice[at].n_tokens * sizeof(int32_t));
         if (kept.choice[at].n_tokens == kept.choice[at].n_prompt) continue;
         made.choice[made.n_choices++] = kept.choice[at];
-        n_running += atomic_load(&generation->finish) == FINISH_NONE;
-        n_settled += atomic_load(&generation->finish) != FINISH_NONE;
+        bool settled =
+            atomic_load(&generation->finish) != FINISH_NONE || atomic_load(&generation->cancelled);
+        n_running += !settled;
+        n_settled += settled;
     }
-    assert_int_equal(n_running, decoder.n_running);
+    assert_true(n_running <= decoder.n_running);
     assert_true(n_running > 0 && n_settled > 0);
     desk_stop(decoder.desk);
     struct desk_counts before = close_job(&decoder);
