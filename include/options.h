@@ -26,6 +26,7 @@ enum input_order { ORDER_INPUT, ORDER_LONGEST };
 enum device_wish { DEVICE_WISH_AUTO, DEVICE_WISH_CPU, DEVICE_WISH_CUDA };
 enum checkpoint_kv_wish { CHECKPOINT_KV_AUTO, CHECKPOINT_KV_ALWAYS, CHECKPOINT_KV_NEVER };
 enum restore_wish { RESTORE_AUTO, RESTORE_KV, RESTORE_RECOMPUTE };
+enum { TIME_LIMIT_AUTO = 0 };
 enum isa_wish { ISA_WISH_AUTO, ISA_WISH_PLAIN, ISA_WISH_AVX2, ISA_WISH_AVX512 };
 
 /* "f32", "f16", "bf16". */
@@ -67,7 +68,7 @@ struct options {
     enum kv_type kv_type;
     bool q_first;
     double deadline_s;
-    enum isa_wish isa;  /* --cpu-isa */
+    enum isa_wish isa; /* --cpu-isa */
     enum device_wish model_device, attention_device;
     bool wire_progress; /* --wire-progress: drive messages while computing */
 
@@ -84,6 +85,8 @@ struct options {
     enum checkpoint_kv_wish checkpoint_kv;
     enum restore_wish restore;
     bool keep_checkpoint;
+    double time_limit_s;      /* -1: none; TIME_LIMIT_AUTO: Slurm's */
+    double time_limit_lead_s; /* the stop comes this long before it */
 
     /* talk */
     enum log_level log_level;
@@ -124,10 +127,12 @@ uint64_t options_hash(int argc, char **argv);
 
 /* What the environment says; NULL or -1 when it does not. The only place that reads it. */
 struct environment {
-    int omp_threads;                                   /* OMP_NUM_THREADS */
-    int slurm_cpus_per_task;                           /* SLURM_CPUS_PER_TASK */
-    int slurm_tasks;                                   /* SLURM_NTASKS */
-    int slurm_het_size;                                /* SLURM_HET_SIZE: parts of a het job */
+    int omp_threads;         /* OMP_NUM_THREADS */
+    int slurm_cpus_per_task; /* SLURM_CPUS_PER_TASK */
+    int slurm_tasks;         /* SLURM_NTASKS */
+    int slurm_het_tasks;     /* of all parts of a heterogeneous job; -1: it is none */
+    const char *slurm_job;   /* SLURM_JOB_ID, digits; lives as long as the environment */
+    int64_t slurm_end_time;  /* SLURM_JOB_END_TIME, seconds since 1970 */
     int64_t slurm_mem_node_bytes, slurm_mem_cpu_bytes; /* SLURM_MEM_PER_NODE, SLURM_MEM_PER_CPU */
     bool launched;                                     /* by mpirun, srun or another launcher */
     int launcher_size; /* ranks the launcher started, before MPI_Init can tell */

@@ -66,6 +66,11 @@ struct head_share layout_rank_heads(const struct layout *layout, int n_kv_heads,
 /* Group rank of the attention rank that holds head share `head_index` of `owner`. */
 int layout_attention_rank(const struct layout *layout, int owner, int head_index);
 
+/* Local, before all else: whether MPI_COMM_WORLD is what the launcher meant. A fault, the user's,
+ * where each rank is a world of its own (srun without PMIx), or mpirun left parts of a
+ * heterogeneous Slurm job out. A process that no launcher started may be alone wherever it is. */
+bool topology_check_launch(const struct environment *environment, struct fault *fault);
+
 /* Collective over MPI_COMM_WORLD. `options_hash` must be equal on every rank. Faults are agreed. */
 bool topology_open(struct topology *topology, const struct options *options, uint64_t options_hash,
                    struct fault *fault);

@@ -120,12 +120,14 @@ static void start_mpi(void) {
             "this MPI library does not allow threads beside MPI calls (MPI_THREAD_FUNNELED)");
 }
 
-/* Collective: the fault of the first rank that has one is said once, and its kind known to all. */
-static enum fault_kind agree(struct fault *fault, double deadline_s) {
+/* Collective: the fault of the first rank that has one is said once, and its kind known to all.
+ * `first`: rank 0 of the launcher, which is not every rank 0 where each rank is a world of its own.
+ */
+static enum fault_kind agree(struct fault *fault, bool first, double deadline_s) {
     int rank;
     CHECK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     if (topology_agree_world(fault, "comparison of command lines", deadline_s)) return FAULT_NONE;
-    if (rank == 0) log_error("%s", fault->text);
+    if (rank == 0 && first) log_error("%s", fault->text);
     return fault->kind;
 }
 
@@ -195,7 +197,8 @@ int main(int argc, char **argv) {
     if (over_ranks) {
         start_mpi();
         if (fault.kind != FAULT_NONE) options_defaults(&options, command); /* their deadline */
-        enum fault_kind kind = agree(&fault, options.deadline_s);
+        topology_check_launch(&environment, &fault);
+        enum fault_kind kind = agree(&fault, first, options.deadline_s);
         if (kind != FAULT_NONE) check_exit((int)kind);
     }
     catch_bus_errors();

@@ -186,6 +186,16 @@ static void layout_and_memory_options_land(void **state) {
     assert_int_equal(options.sequences, 1);
     assert_int_equal(options.attention_ranks, 0);
     options_close(&options);
+
+    assert_parses(&options, &line, "generate -m m -i a -o b --time-limit auto");
+    assert_true(options.time_limit_s == TIME_LIMIT_AUTO && options.time_limit_lead_s == 60);
+    options_close(&options);
+    assert_parses(&options, &line, "generate -m m -i a -o b --time-limit 1-00:02:00");
+    assert_true(options.time_limit_s == 86520);
+    options_close(&options);
+    assert_parses(&options, &line, "generate -m m -i a -o b");
+    assert_true(options.time_limit_s == -1);
+    options_close(&options);
 }
 
 static void other_commands_take_their_file_as_a_word(void **state) {
@@ -275,6 +285,8 @@ static void bad_values_are_named_with_what_is_allowed(void **state) {
         {"kv-memory", "0", size},
         {"deadline", "soon", duration},
         {"deadline", "0", duration},
+        {"time-limit", "autos", "auto, or a duration above 0: 90, 90s, 10m, 1h30m or D-HH:MM:SS"},
+        {"time-limit-lead", "auto", duration},
         {"partition", "heads=0", partition},
         {"partition", "heads=2,heads=3", partition},
         {"partition", "columns=2", partition},
@@ -295,7 +307,7 @@ static void unbuilt_parts_are_refused_by_name(void **state) {
                                           "--slots 3",           "--prefill model",
                                           "--shares equal",      "--shares 1,2,1",
                                           "--wire nccl",         "--wire device",
-                                          "--time-limit auto",   "--trace t.h5",
+                                          "--trace t.h5",
                                           "--model-ranks 2",     "--no-cache",
                                           "-m shape:8x64",
                                           "--partition tokens=2"};

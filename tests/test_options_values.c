@@ -131,6 +131,10 @@ static void clear(void) {
                                         "SLURM_NTASKS",
                                         "SLURM_NPROCS",
                                         "SLURM_HET_SIZE",
+                                        "SLURM_NTASKS_HET_GROUP_0",
+                                        "SLURM_NTASKS_HET_GROUP_1",
+                                        "SLURM_JOB_ID",
+                                        "SLURM_JOB_END_TIME",
                                         "SLURM_MEM_PER_NODE",
                                         "SLURM_MEM_PER_CPU",
                                         "SLURM_STEP_ID",
@@ -153,7 +157,9 @@ static void a_bare_environment_says_nothing(void **state) {
     assert_int_equal(environment.omp_threads, -1);
     assert_int_equal(environment.slurm_cpus_per_task, -1);
     assert_int_equal(environment.slurm_tasks, -1);
-    assert_int_equal(environment.slurm_het_size, -1);
+    assert_int_equal(environment.slurm_het_tasks, -1);
+    assert_null(environment.slurm_job);
+    assert_int_equal(environment.slurm_end_time, -1);
     assert_int_equal(environment.slurm_mem_node_bytes, -1);
     assert_int_equal(environment.slurm_mem_cpu_bytes, -1);
     assert_false(environment.launched);
@@ -179,6 +185,28 @@ static void a_batch_script_is_not_a_launcher(void **state) {
     assert_true(environment.slurm_mem_cpu_bytes == 3221225472);
     assert_int_equal(environment.omp_threads, 4);
     assert_int_equal(environment.launcher_rank, -1);
+}
+
+static void slurm_says_job_end_and_parts(void **state) {
+    (void)state;
+    struct environment environment;
+    clear();
+    setenv("SLURM_JOB_ID", "4711", 1);
+    setenv("SLURM_JOB_END_TIME", "1800000000", 1);
+    setenv("SLURM_HET_SIZE", "2", 1);
+    setenv("SLURM_NTASKS_HET_GROUP_0", "1", 1);
+    environment_read(&environment);
+    assert_string_equal(environment.slurm_job, "4711");
+    assert_true(environment.slurm_end_time == 1800000000);
+    assert_int_equal(environment.slurm_het_tasks, -1); /* a part does not say */
+    setenv("SLURM_NTASKS_HET_GROUP_1", "4", 1);
+    setenv("SLURM_JOB_ID", "4711; true", 1);
+    environment_read(&environment);
+    assert_int_equal(environment.slurm_het_tasks, 5);
+    assert_null(environment.slurm_job);
+    setenv("SLURM_HET_SIZE", "1", 1);
+    environment_read(&environment);
+    assert_int_equal(environment.slurm_het_tasks, -1);
 }
 
 static void launchers_say_rank_and_size(void **state) {
@@ -235,6 +263,7 @@ int main(void) {
         cmocka_unit_test(numbers_are_whole_words_in_range),
         cmocka_unit_test(a_bare_environment_says_nothing),
         cmocka_unit_test(a_batch_script_is_not_a_launcher),
+        cmocka_unit_test(slurm_says_job_end_and_parts),
         cmocka_unit_test(launchers_say_rank_and_size),
         cmocka_unit_test(nonsense_counts_as_not_set),
     };

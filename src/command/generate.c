@@ -27,6 +27,7 @@
 #include "report.h"
 #include "resources.h"
 #include "results.h"
+#include "time_limit.h"
 #include "topology.h"
 #include "trace.h"
 #include "weights.h"
@@ -70,6 +71,7 @@ struct run {
     struct desk_counts desk_counts;
     const struct checkpoint_progress *progress; /* what a checkpoint has to go on with, or NULL */
     struct report *report;
+    struct time_limit time_limit;
     struct replacement timeline; /* zeroed without --timeline */
     bool all_answered;           /* a resume found nothing left to do */
 };
@@ -311,6 +313,8 @@ static void open_report(struct run *run, struct fault *fault) {
     if (!run->topology.leader) return;
     if (timeline && !replacement_find(&run->timeline, "--timeline", timeline, run->options, fault))
         return;
+    if (!time_limit_open(&run->time_limit, run->options, &run->environment, run->begin_ns, fault))
+        return;
     report_open(&run->report, &about, fault);
 }
 
@@ -362,7 +366,9 @@ static void tick(void *argument) {
     struct fault fault = {0};
     checkpoint_tick(run->checkpoint);
     if (!run->topology.leader) return;
+    double checkpoint_s = checkpoint_last_s(run->checkpoint);
     if (!stop_requested && desk_failed(run->desk, &fault)) stop_requested = 1;
+    if (!stop_requested && time_limit_due(&run->time_limit, checkpoint_s)) stop_requested = 1;
     struct batch_counts counts = batch_counts(run->batch);
     report_tick(run->report, &counts);
     run->halt = stop_requested || checkpoint_due(run->checkpoint);

@@ -153,6 +153,11 @@ static bool check_together(const struct options *options, struct fault *fault) {
     if (options->system && !options->chat)
         return fault_user(fault, "--system is the system message for plain prompts sent as chat: "
                                  "give --chat with it");
+    if (options->time_limit_s > 0 && options->time_limit_s <= options->time_limit_lead_s)
+        return fault_user(fault,
+                          "--time-limit: %g s are not longer than --time-limit-lead, %g s: "
+                          "the job would stop at once",
+                          options->time_limit_s, options->time_limit_lead_s);
     if (options->max_tokens >= 0 && options->min_tokens > options->max_tokens)
         return fault_user(fault, "--min-tokens %d is more than --max-tokens %d",
                           options->min_tokens, options->max_tokens);

@@ -8,6 +8,7 @@
  * script has them too. PMIx and PMI ranks, Open MPI's world size, or a Slurm step with a process id
  * say it.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +51,34 @@ static int64_t slurm_memory(const char *name) {
     return -1;
 }
 
+/* Slurm's id of this job, or NULL where it does not look like one. */
+static const char *slurm_job(void) {
+    const char *text = getenv("SLURM_JOB_ID");
+    bool good = text && *text && strlen(text) < 20 && strspn(text, "0123456789") == strlen(text);
+    return good ? text : NULL;
+}
+
+static int64_t slurm_end_time(void) {
+    const char *text = getenv("SLURM_JOB_END_TIME");
+    int64_t value;
+    return text && parse_int(text, 1, INT64_MAX, &value) ? value : -1;
+}
+
+/* Tasks of all parts of a heterogeneous job; -1 where it is none, or a part does not say. */
+static int slurm_het_tasks(void) {
+    const char *const size[] = {"SLURM_HET_SIZE", NULL};
+    int n_parts = number_of(size, 1), n_tasks = 0;
+    for (int part = 0; part < n_parts; part++) {
+        char name[64];
+        const char *const names[] = {name, NULL};
+        snprintf(name, sizeof name, "SLURM_NTASKS_HET_GROUP_%d", part);
+        int n = number_of(names, 1);
+        if (n < 0) return -1;
+        n_tasks += n;
+    }
+    return n_parts > 1 ? n_tasks : -1;
+}
+
 #define NAMES(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 void environment_read(struct environment *environment) {
@@ -59,7 +88,9 @@ void environment_read(struct environment *environment) {
         .omp_threads = omp_threads(),
         .slurm_cpus_per_task = number_of(NAMES("SLURM_CPUS_PER_TASK"), 1),
         .slurm_tasks = number_of(NAMES("SLURM_NTASKS", "SLURM_NPROCS"), 1),
-        .slurm_het_size = number_of(NAMES("SLURM_HET_SIZE"), 1),
+        .slurm_het_tasks = slurm_het_tasks(),
+        .slurm_job = slurm_job(),
+        .slurm_end_time = slurm_end_time(),
         .slurm_mem_node_bytes = slurm_memory("SLURM_MEM_PER_NODE"),
         .slurm_mem_cpu_bytes = slurm_memory("SLURM_MEM_PER_CPU"),
         .launched = launched,

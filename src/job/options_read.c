@@ -157,8 +157,18 @@ static bool read_size(const struct reading *reading, const char *value, int64_t 
 
 static bool read_duration(const struct reading *reading, const char *value, double *out) {
     double seconds;
-    if (!parse_duration(value, &seconds) || seconds == 0)
-        return refuse(reading, value, "a duration above 0: 90, 90s, 10m, 1h30m or D-HH:MM:SS");
+    const struct option_choice *word = reading->row->choice;
+    if (word && !strcmp(value, word->word)) {
+        *out = word->value;
+        return true;
+    }
+    if (!parse_duration(value, &seconds) || seconds == 0) {
+        char allowed[96];
+        snprintf(allowed, sizeof allowed,
+                 "%s%sa duration above 0: 90, 90s, 10m, 1h30m or D-HH:MM:SS",
+                 word ? word->word : "", word ? ", or " : "");
+        return refuse(reading, value, allowed);
+    }
     *out = seconds;
     return true;
 }

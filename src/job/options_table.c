@@ -66,6 +66,7 @@ static const struct option_choice prefills[] = {
     {"model", 0, "prefill prompts on model ranks and hand their KV cache over"},
     {0}};
 static const struct option_choice shares[] = {{"auto", 0, NULL}, {0}};
+static const struct option_choice time_limits[] = {{"auto", TIME_LIMIT_AUTO, NULL}, {0}};
 
 /* clang-format off */
 static const struct option_row rows[] = {
@@ -280,8 +281,13 @@ static const struct option_row rows[] = {
      .help = "get the KV cache back from the checkpoint's files or from the tokens; auto: what is "
              "estimated to be faster"},
     {.name = "time-limit", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
-     .kind = OPTION_DURATION, .argument = "DURATION|auto", .target = NO_TARGET,
-     .unbuilt = "stop in time before an allocation ends (a USR1 signal stops a job now)"},
+     .kind = OPTION_DURATION, .argument = "DURATION|auto", TARGET(time_limit_s),
+     .choice = time_limits, .derived = "none",
+     .help = "stop, as on USR1, in time before this is over; auto asks Slurm when the job ends",
+     .also = "time walltime max-time"},
+    {.name = "time-limit-lead", .group = GROUP_CHECKPOINT, .commands = FOR_GENERATE,
+     .kind = OPTION_DURATION, .argument = "DURATION", TARGET(time_limit_lead_s), .initial = "60s",
+     .help = "the stop comes this and twice the time of the last checkpoint before the limit"},
 
     /* ---- talk ---- */
     {.name = "progress-interval", .group = GROUP_TALK, .commands = FOR_GENERATE,

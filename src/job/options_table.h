@@ -29,7 +29,7 @@ enum option_kind {
     OPTION_SEED,      /* uint64_t */
     OPTION_REAL,      /* float in least..most */
     OPTION_SIZE,      /* int64_t, bytes */
-    OPTION_DURATION,  /* double, seconds, above 0 */
+    OPTION_DURATION,  /* double, seconds, above 0; or the one word of `choice` */
     OPTION_SWITCH,    /* on|off, bool */
     OPTION_CHOICE,    /* one word of `choice`, int */
     OPTION_PARTITION, /* heads, sequences */

@@ -233,6 +233,29 @@ bool topology_take(const struct topology *topology, struct mail *mail) {
     return true;
 }
 
+/* ---- what the launcher meant -------------------------------------------------------------------
+ */
+
+bool topology_check_launch(const struct environment *environment, struct fault *fault) {
+    int n_ranks;
+    CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
+    if (!environment->launched) return true;
+    if (n_ranks == 1 && environment->launcher_size > 1)
+        return fault_user(fault,
+                          "the launcher started %d ranks and each believes to be alone: it and "
+                          "this MPI library do not know each other; start with `srun --mpi=pmix` "
+                          "(srun --mpi=list shows whether it is there) or with the mpirun of the "
+                          "MPI that `lamina --version` names",
+                          environment->launcher_size);
+    if (n_ranks < environment->slurm_het_tasks)
+        return fault_user(fault,
+                          "this heterogeneous Slurm job has %d tasks in its parts and only %d MPI "
+                          "rank%s started: mpirun sees the first part only; start with `srun "
+                          "--mpi=pmix --het-group=0 lamina ... : --het-group=1 lamina ...`",
+                          environment->slurm_het_tasks, n_ranks, n_ranks == 1 ? " was" : "s were");
+    return true;
+}
+
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
