@@ -21,6 +21,10 @@ build  library  libutf8proc   libutf8proc-dev
 build  library  libxxhash     libxxhash-dev
 build  hdf5     -             libhdf5-dev
 tests  library  cmocka        libcmocka-dev
+slurm  daemon   slurmctld     slurmctld
+slurm  daemon   slurmd        slurmd
+slurm  daemon   munged        munge
+slurm  command  sbatch        slurm-client
 model  pip      -             python3-pip
 h5py   h5py     -             python3-h5py
 END
@@ -40,6 +44,10 @@ setup_help() {
 
 setup_has_command() {
     command -v "$1" >/dev/null 2>&1
+}
+
+setup_has_daemon() { # they lie in /usr/sbin, which is not in every PATH
+    PATH=$PATH:/usr/sbin command -v "$1" >/dev/null 2>&1
 }
 
 setup_has_cmake() {

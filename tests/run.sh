@@ -23,6 +23,8 @@ while [ $# -gt 0 ]; do
 done
 
 setup_packages "$install" build tests
+# The test of the job templates starts a Slurm of its own, which takes root; it is skipped without.
+if [ "$(id -u)" = 0 ] && setup_packages "$install" slurm; then :; fi
 # Tests with the real model are skipped without it, and say so.
 if [ ! -f "$setup_model_file" ] && setup_packages "$install" model; then :; fi
 setup_model || setup_say "Tests with the real model will be skipped."
