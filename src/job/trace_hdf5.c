@@ -71,31 +71,40 @@ struct trace_hdf5_writer {
 /* ---- both halves ------------------------------------------------------------------------------
  */
 
-void trace_hdf5_prepare(void) {
-    static bool done;
-    if (done) return;
-    done = true;
-    H5dont_atexit();
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-}
+/* Why the first call since trace_hdf5_prepare failed; calls that tidy up clear the library's own
+ * stack.
+ */
+static char first_reason[256];
 
-/* The innermost entry of the stack is the first that failed. */
+/* The innermost entry is where it began. */
 static herr_t take_reason(unsigned number, const H5E_error2_t *error, void *argument) {
-    char *reason = argument;
-    if (number == 0 && error->desc) snprintf(reason, 256, "%s", error->desc);
+    (void)argument;
+    if (number == 0 && error->desc) snprintf(first_reason, sizeof first_reason, "%s", error->desc);
     return 0;
 }
 
+static herr_t on_failure(hid_t stack, void *argument) {
+    if (!first_reason[0]) H5Ewalk2(stack, H5E_WALK_UPWARD, take_reason, argument);
+    return 0;
+}
+
+void trace_hdf5_prepare(void) {
+    static bool begun;
+    if (!begun) H5dont_atexit();
+    begun = true;
+    first_reason[0] = 0;
+    H5Eset_auto2(H5E_DEFAULT, on_failure, NULL);
+}
+
 bool trace_hdf5_fault(struct fault *fault, const char *path, const char *what) {
-    char reason[256] = "", shown[512], text[600];
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, reason);
+    char shown[512], text[600];
     /* the driver quotes errno among much else */
-    char *message = strstr(reason, "error message = '"), *end = NULL;
-    if (message) message += strlen("error message = '");
-    if (message && (end = strchr(message, '\''))) *end = 0;
+    char *message = strstr(first_reason, "error message = '");
+    message = message ? message + strlen("error message = '") : first_reason;
+    if (message != first_reason) message[strcspn(message, "'")] = 0;
     log_escape(shown, sizeof shown, path, strlen(path));
-    log_escape(text, sizeof text, message ? message : reason, strlen(message ? message : reason));
-    return fault_world(fault, "%s: %s: %s%s", shown, what, *text ? text : "HDF5 says no more",
+    log_escape(text, sizeof text, message, strlen(message));
+    return fault_world(fault, "%s: %s: %s%s", shown, what, *text ? text : "HDF5 does not say why",
                        strstr(text, "lock") ? " (HDF5_USE_FILE_LOCKING=FALSE does without locks)"
                                             : "");
 }

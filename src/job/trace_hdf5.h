@@ -18,11 +18,12 @@ struct trace_hdf5_member {
 extern const struct trace_hdf5_member trace_hdf5_head_members[],
     trace_hdf5_rank_members[]; /* end without a name */
 
-/* An HDF5 call on `path` failed: what and, from the library's own stack, why. Returns false. */
+/* An HDF5 call on `path` failed: what, and why the first since trace_hdf5_prepare did. Returns
+ * false. */
 bool trace_hdf5_fault(struct fault *fault, const char *path, const char *what);
 
-/* First of all calls in a process: failures are told through trace_hdf5_fault, not printed, and a
- * file that could not be closed is not tried again at exit. */
+/* Before the calls on a file: failures are told through trace_hdf5_fault, not printed, and a file
+ * that could not be closed is not tried again at exit. */
 void trace_hdf5_prepare(void);
 
 /* The type of a column in memory, 64 bits wide: a number, or one of names. To be closed. */
