@@ -254,6 +254,35 @@ static void records_in_other_places_are_damaged(void **state) {
     trace_rank_close(&rank);
 }
 
+/* Sealed as it should be, by another program than ours. */
+static void impossible_spans_are_refused(void **state) {
+    (void)state;
+    char name[256];
+    snprintf(name, sizeof name, "%s", scratch_path("impossible"));
+    for (int wrong = 0; wrong < 7; wrong++) {
+        struct journal_head head = some_head(0);
+        struct record record = some_record(0);
+        struct span *span = &record.as.span;
+        struct trace_rank rank;
+        if (wrong == 0) span->kind = SPAN_KINDS;
+        if (wrong == 1) span->label = OPS;
+        if (wrong == 2) span->slot = 100;
+        if (wrong == 3) span->end_ns = span->begin_ns - 1;
+        if (wrong == 4) span->step = INT32_MAX;
+        if (wrong == 5) span->n_bytes = -1;
+        journal_seal(&record, 1, 0);
+        unlink(name);
+        int fd = journal_make(name, &head);
+        assert_true(fd >= 0);
+        assert_int_equal(write(fd, &record, sizeof record), sizeof record);
+        close(fd);
+        bool good = read_journal(name, &rank);
+        if (good != (wrong == 6)) fail_msg("number %d", wrong);
+        if (!good) assert_non_null(strstr(fault.text, "impossible: numbers that cannot be"));
+        trace_rank_close(&rank);
+    }
+}
+
 static void heads_are_checked(void **state) {
     (void)state;
     char name[256];
@@ -563,6 +592,7 @@ int main(void) {
         cmocka_unit_test(ends_without_content_are_cut_off),
         cmocka_unit_test(flipped_bits_are_named),
         cmocka_unit_test(records_in_other_places_are_damaged),
+        cmocka_unit_test(impossible_spans_are_refused),
         cmocka_unit_test(heads_are_checked),
         cmocka_unit_test(journals_are_of_one_run_and_of_other_ranks),
         cmocka_unit_test(hdf5_has_the_records),

@@ -189,7 +189,7 @@ bool trace_hdf5_get(struct trace_hdf5_reader *reader, int number, struct trace_r
         rank->step ? get_table(reader, number, &trace_tables[TRACE_ENERGY], &rank->n_energy, fault)
                    : NULL;
     if (rank->energy && trace_rank_sound(rank)) return true;
-    if (rank->energy) fault_user(fault, "%s: spans of %s of unknown kinds", reader->shown, name);
+    if (rank->energy) fault_user(fault, "%s: numbers of %s that cannot be", reader->shown, name);
     trace_rank_close(rank);
     return false;
 }

@@ -174,7 +174,7 @@ bool journal_read_head(const char *path, struct journal_head *head, struct fault
 struct walk {
     int64_t n_records, n_whole; /* in the file; up to the last good one */
     int64_t n_damaged, n_last_damaged, first_damaged, first_last_damaged;
-    int64_t n_kept, next_serial; /* spans and steps */
+    int64_t n_kept, next_serial; /* spans and steps; the serial of the next one */
     bool ended;
     int64_t shift_ns;
 };
@@ -200,7 +200,8 @@ static void keep(struct trace_rank *rank, const struct record *record, struct wa
     }
     walk->ended = record->type == RECORD_END;
     walk->n_kept += counts;
-    walk->next_serial = record->serial + counts;
+    bool possible = record->serial >= 0 && record->serial < INT64_MAX;
+    walk->next_serial = possible ? record->serial + counts : INT64_MAX;
 }
 
 /* A good record shows that bad ones before it were not torn, but damaged. */
@@ -265,15 +266,14 @@ bool journal_read(const char *path, struct journal_head *head, struct trace_rank
         rank->head = head->rank;
         walk.shift_ns = head->rank.clock_offset_ns - head->origin_ns;
         make_room(rank, (size_t)status.st_size / sizeof(struct record));
-        good =
-            read_records(&reading, rank, &walk, status.st_size) &&
-            (trace_rank_sound(rank) ||
-             fault_user(fault, "%s: spans of kinds that this lamina does not know", reading.shown));
+        good = read_records(&reading, rank, &walk, status.st_size);
+        rank->head.n_missing = walk.next_serial - walk.n_kept;
+        rank->head.complete = walk.ended;
+        good = good && (trace_rank_sound(rank) ||
+                        fault_user(fault, "%s: numbers that cannot be", reading.shown));
     }
     if (good) {
         say_losses(&reading, &walk, status.st_size);
-        rank->head.n_missing = walk.next_serial - walk.n_kept;
-        rank->head.complete = walk.ended;
     } else {
         trace_rank_close(rank);
     }

@@ -109,7 +109,7 @@ enum { TRACE_LABELS = 64 };
 const char *trace_kind_name(int64_t number);
 const char *trace_label_name(int64_t number);
 
-/* Spans from a file hold only kinds and labels that there are. */
+/* Spans and steps from a file hold only what there can be. */
 bool trace_rank_sound(const struct trace_rank *rank);
 
 /* ---- energy: trace_energy.c -------------------------------------------------------------------

@@ -221,8 +221,8 @@ static void print_kinds(const struct summary *summary) {
 static void print_overlap(const struct summary *summary) {
     const struct busy *model = &summary->busy[ROLE_MODEL];
     const struct busy *attention = &summary->busy[ROLE_ATTENTION];
-    int64_t loop = summary->last_ns - summary->first_ns;
     if (summary->n_ranks[ROLE_ATTENTION] == 0 || summary->last_ns < summary->first_ns) return;
+    int64_t loop = summary->last_ns - summary->first_ns;
     int64_t a = sum_of(model), b = sum_of(attention), both = common_of(model, attention);
     printf("\noverlap      model busy %.1f %%, attention busy %.1f %%, both %.1f %% of %.6f s: "
            "%.1f %% of the lesser\n",

@@ -122,15 +122,31 @@ void trace_set(const struct trace_column *column, void *row, int64_t number) {
     }
 }
 
+/* Times and bytes are numbers that a double holds: 104 days of nanoseconds. */
+static bool is_measure(int64_t number) {
+    return number > -(INT64_C(1) << 53) && number < INT64_C(1) << 53;
+}
+
+static bool is_span_sound(const struct span *span) {
+    return span->kind < SPAN_KINDS && (!has_operator(span) || span->label < OPS) &&
+           (span->kind != SPAN_ARRIVED || span->label < MESSAGES) && span->slot >= -1 &&
+           span->slot < SCHEDULE_MAX_SLOTS && span->step >= -1 && span->step < INT32_MAX - 1 &&
+           is_measure(span->begin_ns) && is_measure(span->end_ns) && is_measure(span->n_bytes) &&
+           span->begin_ns <= span->end_ns && span->n_bytes >= 0;
+}
+
 bool trace_rank_sound(const struct trace_rank *rank) {
-    for (size_t at = 0; at < rank->n_spans; at++) {
-        const struct span *span = &rank->span[at];
-        if (span->kind >= SPAN_KINDS || (has_operator(span) && span->label >= OPS) ||
-            (span->kind == SPAN_ARRIVED && span->label >= MESSAGES) || span->slot < -1 ||
-            span->slot >= SCHEDULE_MAX_SLOTS)
-            return false;
+    bool good = is_measure(rank->head.n_missing) && rank->head.n_missing >= 0;
+    for (size_t at = 0; good && at < rank->n_spans; at++)
+        good = is_span_sound(&rank->span[at]);
+    for (size_t at = 0; good && at < rank->n_steps; at++) {
+        const struct step_span *step = &rank->step[at];
+        good = is_measure(step->begin_ns) && is_measure(step->end_ns) &&
+               step->begin_ns <= step->end_ns;
     }
-    return true;
+    for (size_t at = 0; good && at < rank->n_energy; at++)
+        good = is_measure(rank->energy[at].at_ns) && is_measure(rank->energy[at].energy_uj);
+    return good;
 }
 
 /* ---- a rank's part ----------------------------------------------------------------------------
