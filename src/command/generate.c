@@ -547,8 +547,8 @@ static int decode(struct run *run) {
     walk(run);
     struct report_end end = {.loop_s = (double)(clock_now_ns() - begin_ns) * 1e-9};
     if (run->topology.leader) {
+        counts = batch_counts(run->batch); /* of generations that the desk releases */
         code = end_desk(run);
-        counts = batch_counts(run->batch);
         end.counts = &counts;
         end.latencies = batch_latencies(run->batch);
         end.desk = &run->desk_counts;
