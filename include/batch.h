@@ -134,6 +134,9 @@ struct slot *batch_begin(struct batch *batch, int slot);
  * the header of the next. */
 void batch_end(struct batch *batch, int slot);
 
+/* What the slot's step is made of, between batch_begin and batch_end; without its moments. */
+struct step_span batch_step_span(const struct batch *batch, int slot);
+
 /* Between two walks of the list of turns, when no step is in flight; on the leader. Room in `kept`
  * is for all handles. As leader_over, leader_end, leader_keep, leader_restore (src/run/leader.h).
  */

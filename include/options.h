@@ -29,6 +29,11 @@ enum restore_wish { RESTORE_AUTO, RESTORE_KV, RESTORE_RECOMPUTE };
 enum { TIME_LIMIT_AUTO = 0 };
 enum isa_wish { ISA_WISH_AUTO, ISA_WISH_PLAIN, ISA_WISH_AVX2, ISA_WISH_AVX512 };
 
+/* Steps of a slot, both included; `last` INT32_MAX: to the last one. */
+struct step_range {
+    int32_t first, last;
+};
+
 /* "f32", "f16", "bf16". */
 const char *kv_type_name(enum kv_type type);
 
@@ -39,7 +44,8 @@ struct options {
 
     /* files */
     const char *model;        /* -m; for inspect and slices also the operand */
-    const char *const *input; /* -i, (n_inputs); the array is owned here, its words are argv's */
+    const char *const *input; /* -i, (n_inputs), or inspect's further operands; the array is owned
+                                 here, its words are argv's */
     int n_inputs;
     const char *output; /* -o; "-" is stdout */
     const char *errors; /* --errors: failed requests go here */
@@ -94,6 +100,9 @@ struct options {
     double progress_interval_s; /* -1: 5 s for a minute, then 60 s */
     const char *status;         /* --status FILE */
     const char *timeline;       /* --timeline FILE.json */
+    const char *trace;          /* --trace FILE.h5 */
+    const char *csv;            /* inspect --csv DIR */
+    struct step_range trace_steps;
     bool dry_run;
     bool dot; /* slices --dot */
 };

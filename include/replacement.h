@@ -1,6 +1,6 @@
 /* replacement.h - a file that is always whole: written beside its place and renamed into it.
  *
- * For what a run writes besides its answers (--status, --timeline). Readers see the file before or
+ * For what a run writes besides its answers (--status, --timeline, --trace). Readers see the file before or
  * the file after, never half of one. Links are followed once, at the beginning.
  */
 #ifndef LAMINA_REPLACEMENT_H

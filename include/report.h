@@ -31,8 +31,8 @@ struct report_run {
     double patience_s; /* longest wait for a rank that may be busy with files */
 };
 
-/* Before anything is made: can --status and --timeline be written where they are to be, and are
- * they files of their own? */
+/* Before anything is made: can --status, --timeline and --trace be written where they are to be,
+ * and are they files of their own? */
 bool report_check(const struct options *options, struct fault *fault);
 
 /* Collective: the leader prints one line a rank, then every derived choice with its reason. */

@@ -28,17 +28,21 @@ static struct record {
     struct span *span; /* (MOST_SPANS) */
 } model_rank, attention_rank;
 
+static struct record *own_record(void) {
+    return rank == 0 ? &model_rank : &attention_rank;
+}
+
+static void keep_span(void *argument, const struct span *span) {
+    struct record *own = argument;
+    REQUIRE(own->n < MOST_SPANS, "more than %d spans", MOST_SPANS);
+    own->span[own->n++] = *span;
+}
+
 static void bring_spans(const struct rig_group *group) {
-    size_t n, n_dropped;
-    const struct span *span = clock_spans(&n, &n_dropped);
-    REQUIRE(n_dropped == 0, "%zu spans dropped", n_dropped);
-    struct record *own = rank == 0 ? &model_rank : &attention_rank;
-    own->n = n;
-    memcpy(own->span, span, n * sizeof *span);
     topology_send_to_leader(&group->topology, 1, &attention_rank.n, sizeof attention_rank.n,
                             "the number of spans", 60);
     topology_send_to_leader(&group->topology, 1, attention_rank.span,
-                            attention_rank.n * sizeof *span, "spans", 60);
+                            attention_rank.n * sizeof(struct span), "spans", 60);
 }
 
 /* The next span of a kind at or behind `at`, or NULL. */
@@ -119,7 +123,9 @@ static struct tally run(const struct rig_group *group, const struct trial *trial
                             .max_rows = CHUNK,
                             .q_first = true,
                             .no_progress = trial->no_progress};
-    clock_record_open(MOST_SPANS);
+    own_record()->n = 0;
+    clock_record_open();
+    clock_listen(&(struct clock_listener){.take_span = keep_span, .argument = own_record()});
     if (list) list->n = trial->n_slots;
     rig_run(group, &what, list);
     bring_spans(group);

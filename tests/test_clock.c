@@ -1,5 +1,5 @@
-/* clock: percentiles of a histogram against the sorted samples themselves, and the counting of
- * spans. */
+/* clock: percentiles of a histogram against the sorted samples themselves, the counting of
+ * spans and the handing on of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -85,30 +85,63 @@ static void histogram_takes_any_number(void **state) {
     assert_float_equal(histogram_percentile(&four, 90), 3.7, 1e-12); /* numpy's */
 }
 
+static struct span heard[8];
+static int n_heard;
+static struct step_span heard_step;
+
+static void hear_span(void *argument, const struct span *span) {
+    assert_ptr_equal(argument, heard);
+    heard[n_heard++] = *span;
+}
+
+static void hear_step(void *argument, const struct step_span *step) {
+    assert_ptr_equal(argument, heard);
+    heard_step = *step;
+}
+
 static void spans_are_counted_by_kind_and_label(void **state) {
     (void)state;
-    clock_record_open(3);
+    clock_record_open();
     int64_t begin = clock_now_ns();
-    clock_span(SPAN_START, 0, -1, 0, begin);
-    clock_place(1, 7, 3);
-    clock_span(SPAN_ARRIVED, 2, 5, 100, begin);
-    clock_span(SPAN_ARRIVED, 2, 5, 11, begin);
-    clock_span(SPAN_ARRIVED, SPAN_LABELS, 5, 1, begin); /* counted, but by no label */
+    clock_span(SPAN_START, 0, 0, begin);
+    clock_arrived(2, 1, 0, 5, 100);
+    clock_arrived(2, 1, 0, 5, 11);
+    clock_arrived(SPAN_LABELS, 1, 0, 5, 1); /* counted, but by no label */
     const struct span_totals *totals = clock_totals();
     assert_true(totals->n_spans[SPAN_ARRIVED] == 3 && totals->n_bytes[SPAN_ARRIVED] == 112);
     assert_true(totals->n_arrived[2] == 2 && totals->arrived_bytes[2] == 111);
     for (int label = 0; label < SPAN_LABELS; label++)
         assert_true(label == 2 ||
                     (totals->n_arrived[label] == 0 && totals->arrived_bytes[label] == 0));
-    size_t n_spans, n_dropped;
-    const struct span *span = clock_spans(&n_spans, &n_dropped);
-    assert_true(n_spans == 3 && n_dropped == 1);
-    assert_int_equal(span[0].slot, -1);
-    assert_int_equal(span[0].step, -1);
-    assert_int_equal(span[1].slot, 1);
-    assert_int_equal(span[1].step, 7);
-    assert_int_equal(span[1].slice, 3);
-    assert_int_equal(span[1].peer, 5);
+    clock_record_close();
+}
+
+static void listeners_hear_what_and_where(void **state) {
+    (void)state;
+    clock_record_open();
+    int64_t begin = clock_now_ns();
+    clock_span(SPAN_START, 0, 0, begin); /* nobody listens yet */
+    clock_listen(&(struct clock_listener){hear_span, hear_step, heard});
+    clock_span(SPAN_LOAD, 0, 77, begin);
+    clock_place(1, 7, 3, 2);
+    clock_span(SPAN_COMPUTE, 4, 0, begin);
+    clock_message(SPAN_GATHER_KV, 2, 5, 100, begin);
+    clock_place(1, 8, 0, 0);
+    clock_arrived(3, 0, 2, 6, 9);
+    clock_step((struct step_span){.begin_ns = begin, .step = 7, .n_rows = 2});
+    clock_listen(NULL);
+    clock_span(SPAN_COMPUTE, 4, 0, begin);
+    clock_step((struct step_span){.step = 8});
+    assert_int_equal(n_heard, 4);
+    assert_true(heard[0].slot == -1 && heard[0].step == -1 && heard[0].n_bytes == 77);
+    assert_true(heard[1].slot == 1 && heard[1].step == 7 && heard[1].slice == 3);
+    assert_true(heard[1].label == 4 && heard[1].peer == -1 && !heard[1].empty);
+    assert_true(heard[1].begin_ns == begin && heard[1].end_ns >= begin);
+    assert_true(heard[2].lane == 2 && heard[2].peer == 5 && heard[2].label == 0);
+    /* a message is of its own slot, wherever this rank stands when it comes */
+    assert_true(heard[3].slot == 0 && heard[3].step == 8 && heard[3].empty);
+    assert_true(heard[3].label == 3 && heard[3].lane == 2 && heard[3].peer == 6);
+    assert_true(heard_step.step == 7 && heard_step.end_ns >= begin && heard_step.n_rows == 2);
     clock_record_close();
 }
 
@@ -118,6 +151,7 @@ int main(void) {
         cmocka_unit_test(histogram_is_exact_below_128),
         cmocka_unit_test(histogram_takes_any_number),
         cmocka_unit_test(spans_are_counted_by_kind_and_label),
+        cmocka_unit_test(listeners_hear_what_and_where),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -103,11 +103,13 @@ static void file_and_text_options_land(void **state) {
     (void)state;
     struct options options;
     struct line line;
-    assert_parses(&options, &line,
-                  "generate -m=a.gguf -i one.jsonl two.txt --output=o --errors e --resume "
-                  "--retry-failed --strict --output-order input --order longest -i three.jsonl "
-                  "--chat --system Be-brief. --chat-template=chatml --status s --timeline t "
-                  "--log-json --log-level debug --progress-interval 1m30s");
+    assert_parses(
+        &options, &line,
+        "generate -m=a.gguf -i one.jsonl two.txt --output=o --errors e --resume "
+        "--retry-failed --strict --output-order input --order longest -i three.jsonl "
+        "--chat --system Be-brief. --chat-template=chatml --status s --timeline t --trace h "
+        "--trace-steps 20-39 "
+        "--log-json --log-level debug --progress-interval 1m30s");
     assert_string_equal(options.model, "a.gguf");
     assert_int_equal(options.n_inputs, 3);
     assert_string_equal(options.input[0], "one.jsonl");
@@ -122,6 +124,8 @@ static void file_and_text_options_land(void **state) {
     assert_string_equal(options.chat_template, "chatml");
     assert_string_equal(options.status, "s");
     assert_string_equal(options.timeline, "t");
+    assert_string_equal(options.trace, "h");
+    assert_true(options.trace_steps.first == 20 && options.trace_steps.last == 39);
     assert_true(options.log_json);
     assert_int_equal(options.log_level, LOG_DEBUG);
     assert_true(options.progress_interval_s == 90.0);
@@ -198,6 +202,36 @@ static void layout_and_memory_options_land(void **state) {
     options_close(&options);
 }
 
+static void steps_are_all_or_some(void **state) {
+    (void)state;
+    struct options options;
+    options_defaults(&options, COMMAND_GENERATE);
+    assert_true(options.trace_steps.first == 0 && options.trace_steps.last == 99);
+    options_defaults(&options, COMMAND_INSPECT);
+    assert_true(options.trace_steps.first == 0 && options.trace_steps.last == INT32_MAX);
+    struct line line;
+    assert_parses(&options, &line, "inspect --trace-steps 7 t.h5");
+    assert_true(options.trace_steps.first == 7 && options.trace_steps.last == 7);
+    options_close(&options);
+    assert_parses(&options, &line, "inspect --trace-steps all a.journal b.journal c.journal");
+    assert_true(options.trace_steps.first == 0 && options.trace_steps.last == INT32_MAX);
+    assert_string_equal(options.model, "a.journal");
+    assert_int_equal(options.n_inputs, 2);
+    assert_string_equal(options.input[1], "c.journal");
+    options_close(&options);
+    static const char *const wrong[] = {"x",   "",      "-",   "-5",           "3-",
+                                        "5-4", "1-2-3", "1-x", "0-2147483647", "1.5"};
+    for (size_t at = 0; at < sizeof wrong / sizeof *wrong; at++) {
+        char typed[64], expected[160];
+        snprintf(typed, sizeof typed, "inspect --trace-steps=%s t.h5", wrong[at]);
+        snprintf(expected, sizeof expected,
+                 "--trace-steps %s: expected all, a step (7), or the first and the last one "
+                 "(100-199)",
+                 wrong[at]);
+        assert_refused(typed, expected);
+    }
+}
+
 static void other_commands_take_their_file_as_a_word(void **state) {
     (void)state;
     struct options options;
@@ -237,7 +271,7 @@ static void unknown_words_are_named(void **state) {
     assert_generate_refused("--\033[2J", "unknown option --\\x1b[2J; lamina generate --help lists "
                                          "the options");
     assert_generate_refused("--dot", "--dot is an option of lamina slices, not of lamina generate");
-    assert_refused("inspect a b", "unexpected b: lamina inspect takes one file, and a is it");
+    assert_refused("slices a b", "unexpected b: lamina slices takes one file, and a is it");
     assert_generate_refused("--strict x.jsonl", "unexpected x.jsonl: it belongs to no option "
                                                 "(requests are given with -i FILE)");
 }
@@ -307,7 +341,6 @@ static void unbuilt_parts_are_refused_by_name(void **state) {
                                           "--slots 3",           "--prefill model",
                                           "--shares equal",      "--shares 1,2,1",
                                           "--wire nccl",         "--wire device",
-                                          "--trace t.h5",
                                           "--model-ranks 2",     "--no-cache",
                                           "-m shape:8x64",
                                           "--partition tokens=2"};
@@ -325,9 +358,6 @@ static void unbuilt_parts_are_refused_by_name(void **state) {
     }
     assert_generate_refused("--groups 2", "--groups is not built yet; it is to run G independent "
                                           "groups of ranks, fed from the same requests");
-    assert_refused("inspect --timeline t x", "--timeline is not built yet; it is to turn a trace "
-                                             "file into a timeline (generate --timeline writes one "
-                                             "directly)");
     assert_refused("plan", "lamina plan is not built yet; it is to predict throughput and cost of "
                            "layouts from a few measurements");
 }
@@ -405,6 +435,7 @@ int main(void) {
         cmocka_unit_test(file_and_text_options_land),
         cmocka_unit_test(sampling_options_land),
         cmocka_unit_test(layout_and_memory_options_land),
+        cmocka_unit_test(steps_are_all_or_some),
         cmocka_unit_test(other_commands_take_their_file_as_a_word),
         cmocka_unit_test(unknown_words_are_named),
         cmocka_unit_test(missing_values_are_named),

@@ -1,17 +1,14 @@
 /* clock.c - the monotonic clock, deadlines and the recorder of spans. See clock.h. */
 #include "clock.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "check.h"
-
 static struct {
-    struct span *span;
-    size_t n_spans, capacity, n_dropped;
+    struct clock_listener listener; /* zeroed: nobody */
     struct span_totals totals;
     int slot, step, slice;
+    bool empty;
 } recorder;
 
 int64_t clock_now_ns(void) {
@@ -42,59 +39,84 @@ const char *clock_span_name(enum span_kind kind) {
     return name[kind];
 }
 
-void clock_record_open(size_t n_spans) {
+void clock_record_open(void) {
     memset(&recorder, 0, sizeof recorder);
-    recorder.capacity = n_spans;
-    clock_place(-1, -1, -1);
-    if (n_spans) recorder.span = check_alloc(n_spans, sizeof *recorder.span);
+    clock_place(-1, -1, -1, -1);
 }
 
 void clock_record_close(void) {
-    free(recorder.span);
     memset(&recorder, 0, sizeof recorder);
 }
 
-void clock_place(int slot, int step, int slice) {
+void clock_listen(const struct clock_listener *listener) {
+    recorder.listener = listener ? *listener : (struct clock_listener){0};
+}
+
+void clock_place(int slot, int step, int slice, int n_rows) {
     recorder.slot = slot;
     recorder.step = step;
     recorder.slice = slice;
+    recorder.empty = n_rows == 0;
 }
 
-int64_t clock_span(enum span_kind kind, int label, int peer, int64_t n_bytes, int64_t begin_ns) {
+/* Count a span and hand it on, with what the caller has not filled in. */
+static int64_t record(struct span span) {
+    struct span_totals *totals = &recorder.totals;
+    totals->n_spans[span.kind] += 1;
+    totals->busy_ns[span.kind] += span.end_ns - span.begin_ns;
+    totals->n_bytes[span.kind] += span.n_bytes;
+    if (!recorder.listener.take_span) return span.end_ns;
+    span.step = recorder.step;
+    span.slice = (int16_t)recorder.slice;
+    span.empty = recorder.empty;
+    recorder.listener.take_span(recorder.listener.argument, &span);
+    return span.end_ns;
+}
+
+int64_t clock_span(enum span_kind kind, int label, int64_t n_bytes, int64_t begin_ns) {
+    return record((struct span){.begin_ns = begin_ns,
+                                .end_ns = clock_now_ns(),
+                                .n_bytes = n_bytes,
+                                .slot = (int16_t)recorder.slot,
+                                .peer = -1,
+                                .kind = (uint8_t)kind,
+                                .label = (uint8_t)label});
+}
+
+int64_t clock_message(enum span_kind kind, int lane, int peer, int64_t n_bytes, int64_t begin_ns) {
+    return record((struct span){.begin_ns = begin_ns,
+                                .end_ns = clock_now_ns(),
+                                .n_bytes = n_bytes,
+                                .slot = (int16_t)recorder.slot,
+                                .peer = (int16_t)peer,
+                                .kind = (uint8_t)kind,
+                                .lane = (uint8_t)lane});
+}
+
+void clock_arrived(int message, int slot, int lane, int peer, int64_t n_bytes) {
     int64_t now = clock_now_ns();
-    recorder.totals.n_spans[kind] += 1;
-    recorder.totals.busy_ns[kind] += now - begin_ns;
-    recorder.totals.n_bytes[kind] += n_bytes;
-    if (kind == SPAN_ARRIVED && label < SPAN_LABELS) {
-        recorder.totals.n_arrived[label] += 1;
-        recorder.totals.arrived_bytes[label] += n_bytes;
+    if (message < SPAN_LABELS) {
+        recorder.totals.n_arrived[message] += 1;
+        recorder.totals.arrived_bytes[message] += n_bytes;
     }
-    if (recorder.n_spans < recorder.capacity) {
-        recorder.span[recorder.n_spans++] = (struct span){
-            .begin_ns = begin_ns,
-            .end_ns = now,
-            .n_bytes = n_bytes,
-            .step = recorder.step,
-            .slice = (int16_t)recorder.slice,
-            .slot = (int16_t)recorder.slot,
-            .peer = (int16_t)peer,
-            .kind = (uint8_t)kind,
-            .label = (uint8_t)label,
-        };
-    } else {
-        recorder.n_dropped += 1;
-    }
-    return now;
+    record((struct span){.begin_ns = now,
+                         .end_ns = now,
+                         .n_bytes = n_bytes,
+                         .slot = (int16_t)slot,
+                         .peer = (int16_t)peer,
+                         .kind = SPAN_ARRIVED,
+                         .label = (uint8_t)message,
+                         .lane = (uint8_t)lane});
+}
+
+void clock_step(struct step_span step) {
+    if (!recorder.listener.take_step) return;
+    step.end_ns = clock_now_ns();
+    recorder.listener.take_step(recorder.listener.argument, &step);
 }
 
 const struct span_totals *clock_totals(void) {
     return &recorder.totals;
-}
-
-const struct span *clock_spans(size_t *n_spans, size_t *n_dropped) {
-    *n_spans = recorder.n_spans;
-    *n_dropped = recorder.n_dropped;
-    return recorder.span;
 }
 
 /* ---- histograms -------------------------------------------------------------------------------

@@ -19,11 +19,11 @@
 #include "decode.h"
 #include "desk.h"
 #include "dry_run.h"
+#include "json_text.h"
 #include "log.h"
 #include "messages.h"
 #include "model.h"
 #include "program.h"
-#include "replacement.h"
 #include "report.h"
 #include "resources.h"
 #include "results.h"
@@ -57,6 +57,7 @@ struct run {
     const struct wire_ops *wire_ops; /* NULL when colocated */
     struct wire *wire;
     struct control *control;
+    struct trace *trace; /* NULL without --trace and --timeline */
     struct batch *batch;
     struct decode *decode;
     struct checkpoint *checkpoint; /* NULL without --checkpoint */
@@ -72,8 +73,7 @@ struct run {
     const struct checkpoint_progress *progress; /* what a checkpoint has to go on with, or NULL */
     struct report *report;
     struct time_limit time_limit;
-    struct replacement timeline; /* zeroed without --timeline */
-    bool all_answered;           /* a resume found nothing left to do */
+    bool all_answered; /* a resume found nothing left to do */
 };
 
 /* ---- signals ----------------------------------------------------------------------------------
@@ -306,13 +306,56 @@ static struct report_run describe(const struct run *run) {
                                .patience_s = run->options->deadline_s * PATIENCE};
 }
 
+/* What a reader of the trace has to know beside the layout, as JSON. */
+static char *describe_config(const struct run *run) {
+    static const char *const isas[] = {[ISA_WISH_AUTO] = "auto",
+                                       [ISA_WISH_PLAIN] = "plain",
+                                       [ISA_WISH_AVX2] = "avx2",
+                                       [ISA_WISH_AVX512] = "avx512"};
+    const struct options *options = run->options;
+    const struct batch_limits *limits = &run->limits;
+    const char *device = run->device_ops->describe(run->device);
+    struct json_text text = {0};
+    char numbers[512];
+    snprintf(numbers, sizeof numbers,
+             "\"slots\":%d,\"max_batch\":%d,\"max_rows\":%d,\"context\":%d,\"kv_pages\":%d,"
+             "\"page_tokens\":%d,\"layers\":%d,\"heads\":%d,\"kv_heads\":%d,\"head_dim\":%d,"
+             "\"threads\":%d,\"q_first\":%s,\"wire_progress\":%s,\"kv_type\":\"%s\","
+             "\"cpu_isa\":\"%s\",\"wire\":\"%s\"",
+             limits->n_slots, limits->max_batch, limits->max_rows, limits->context, limits->n_pages,
+             PAGE_TOKENS, run->service.n_layers, limits->n_heads, limits->n_kv_heads,
+             limits->head_dim, run->resources.n_threads, options->q_first ? "true" : "false",
+             options->wire_progress ? "true" : "false", kv_type_name(options->kv_type),
+             isas[options->isa], is_colocated(run) ? "none" : wire_mpi.name);
+    json_text_literal(&text, "{\"command\":\"generate\",\"device\":");
+    json_text_string(&text, device, strlen(device));
+    json_text_literal(&text, ",");
+    json_text_literal(&text, numbers);
+    json_text_literal(&text, "}");
+    return text.text;
+}
+
+static void open_trace(struct run *run, struct fault *fault) {
+    char fingerprint[33] = "", *config = NULL;
+    if (run->topology.leader) {
+        gguf_fingerprint(&run->gguf, fingerprint);
+        config = describe_config(run);
+    }
+    struct trace_options options = {.options = run->options,
+                                    .topology = &run->topology,
+                                    .begin_ns = run->begin_ns,
+                                    .model = run->model.name,
+                                    .model_fingerprint = fingerprint,
+                                    .config = config};
+    trace_open(&run->trace, &options, fault);
+    free(config);
+}
+
 static void open_report(struct run *run, struct fault *fault) {
-    const char *timeline = run->options->timeline;
     struct report_run about = describe(run);
     report_start(&about);
-    if (!run->topology.leader) return;
-    if (timeline && !replacement_find(&run->timeline, "--timeline", timeline, run->options, fault))
-        return;
+    open_trace(run, fault);
+    if (!run->topology.leader || fault->kind) return;
     if (!time_limit_open(&run->time_limit, run->options, &run->environment, run->begin_ns, fault))
         return;
     report_open(&run->report, &about, fault);
@@ -442,15 +485,15 @@ static bool open_run(struct run *run, struct fault *fault) {
     open_report(run, fault);
     if (!agree(run, fault, "opening of the status file")) return false;
     open_wire(run, fault); /* all at once, not one by one when they have read their weights */
-    int64_t now = clock_span(SPAN_START, 0, -1, 0, run->begin_ns);
+    int64_t now = clock_span(SPAN_START, 0, 0, run->begin_ns);
     prepare_device(run);
-    now = clock_span(SPAN_LOAD, 0, -1, (int64_t)run->weights.file_bytes, now);
+    now = clock_span(SPAN_LOAD, 0, (int64_t)run->weights.file_bytes, now);
     if (!agree(run, fault, "loading of weights")) return false;
     open_desk(run, fault); /* last of what may fail: its thread is the loop's to end */
     if (!agree(run, fault, "opening of the input")) return false;
     open_decode(run);
     if (!open_checkpoint(run, fault)) return false;
-    clock_span(SPAN_START, 0, -1, 0, now);
+    clock_span(SPAN_START, 0, 0, now);
     return true;
 }
 
@@ -460,7 +503,7 @@ static void close_run(struct run *run, int code) {
     batch_close(run->batch);
     control_close(run->control);
     if (run->wire) run->wire_ops->close(run->wire);
-    replacement_close(&run->timeline);
+    trace_close(run->trace);
     weights_close(&run->weights);
     if (run->device) run->device_ops->close(run->device);
     if (run->results) results_close(run->results);
@@ -510,14 +553,14 @@ static int decode(struct run *run) {
     walk(run);
     struct report_end end = {.loop_s = (double)(clock_now_ns() - begin_ns) * 1e-9};
     if (run->topology.leader) {
+        counts = batch_counts(run->batch); /* of generations that the desk releases */
         code = end_desk(run);
-        counts = batch_counts(run->batch);
         end.counts = &counts;
         end.latencies = batch_latencies(run->batch);
         end.desk = &run->desk_counts;
     }
     report_summary(run->report, &about, &end);
-    if (run->options->timeline) trace_write_timeline(&run->topology, &run->timeline);
+    trace_write(run->trace);
     return code;
 }
 
@@ -542,7 +585,7 @@ int generate_run(int argc, char **argv, const struct options *options) {
         return (int)fault.kind;
     }
     catch_signals(run.topology.leader);
-    clock_record_open(options->timeline ? TRACE_SPANS : 0);
+    clock_record_open();
     int code = EXIT_DONE;
     if (!open_run(&run, &fault)) {
         if (run.topology.leader) log_error("%s", fault.text);

@@ -1,4 +1,4 @@
-/* inspect.c - `lamina inspect FILE`: a GGUF file printed for people. See inspect.h.
+/* inspect.c - `lamina inspect FILE`: a GGUF file printed for people, or a trace. See inspect.h.
  *
  * The invariant: everything that came from the file goes through log_escape, so that a hostile name
  * cannot drive a terminal. Nothing is judged here: a file opens, so it is well-formed; whether it
@@ -14,6 +14,7 @@
 
 #include "check.h"
 #include "gguf.h"
+#include "trace.h"
 
 enum {
     SHOWN_NUMBERS = 8, /* of an array */
@@ -131,17 +132,31 @@ static void print_gguf(const struct gguf *gguf) {
     print_totals(gguf);
 }
 
-int inspect_run(const struct options *options) {
+static void inspect_gguf(const struct options *options, struct fault *fault) {
     struct gguf gguf;
+    char shown[512];
+    if (options->n_inputs > 0 || options->timeline || options->csv || options->output) {
+        log_escape(shown, sizeof shown, options->model, strlen(options->model));
+        fault_user(fault, "%s: not a trace of lamina: %s", shown,
+                   options->n_inputs > 0 ? "several files must be the journals of one run"
+                                         : "--timeline, --csv and -o are for traces");
+    } else if (gguf_open(&gguf, options->model, fault)) {
+        print_gguf(&gguf);
+        gguf_close(&gguf);
+    }
+}
+
+int inspect_run(const struct options *options) {
     struct fault fault = {0};
     if (!options->model) {
         fault_user(&fault, "inspect: no file named (lamina inspect FILE)");
-    } else if (gguf_open(&gguf, options->model, &fault)) {
-        print_gguf(&gguf);
-        gguf_close(&gguf);
-        if (fflush(stdout) != 0 || ferror(stdout))
-            fault_world(&fault, "inspect: cannot write to stdout: %s", strerror(errno));
+    } else if (trace_is_file(options->model)) {
+        trace_inspect(options, &fault);
+    } else {
+        inspect_gguf(options, &fault);
     }
+    if (fflush(stdout) != 0 || ferror(stdout))
+        fault_world(&fault, "inspect: cannot write to stdout: %s", strerror(errno));
     if (fault.kind == FAULT_NONE) return EXIT_DONE;
     log_error("%s", fault.text);
     return (int)fault.kind;

@@ -25,6 +25,7 @@
 #include "replacement.h"
 #include "report_parts.h"
 #include "status_file.h"
+#include "trace.h"
 
 static const double LIVE_S = 1, SOON_S = 5, LATER_S = 60;
 
@@ -73,13 +74,11 @@ static void give_status(struct report *report, const char *state, int code) {
  */
 
 bool report_check(const struct options *options, struct fault *fault) {
-    struct replacement status = {0}, timeline = {0};
+    struct replacement status = {0};
     bool good = (!options->status ||
                  replacement_find(&status, "--status", options->status, options, fault)) &&
-                (!options->timeline ||
-                 replacement_find(&timeline, "--timeline", options->timeline, options, fault));
+                trace_check(options, fault);
     replacement_close(&status);
-    replacement_close(&timeline);
     return good;
 }
 

@@ -105,6 +105,10 @@ static bool take_operand(struct walk *walk, const char *word) {
         return fault_user(
             walk->fault, "unexpected %s: it belongs to no option (requests are given with -i FILE)",
             options_quote(word).text);
+    if (options->model && options->command == COMMAND_INSPECT) { /* journals come in numbers */
+        walk->input[walk->n_inputs++] = word;
+        return true;
+    }
     if (options->model)
         return fault_user(walk->fault, "unexpected %s: lamina %s takes one file, and %s is it",
                           options_quote(word).text, command_name(options->command),
@@ -173,6 +177,8 @@ void options_defaults(struct options *options, enum command command) {
     const struct option_row *row = options_rows(&n_rows);
     for (const struct option_row *end = row + n_rows; row < end; row++) {
         void *target = (char *)options + row->target;
+        const struct option_row *own = options_find(row->name, strlen(row->name), command);
+        if (own && own != row) continue; /* another command's option of the same name */
         if (row->initial) {
             REQUIRE(options_read(options, row, row->initial, &fault), "default of --%s: %s",
                     row->name, fault.text);

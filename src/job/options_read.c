@@ -179,6 +179,24 @@ static bool read_switch(const struct reading *reading, const char *value, bool *
     return true;
 }
 
+/* all, A or A-B. */
+static bool read_steps(const struct reading *reading, const char *value, struct step_range *out) {
+    char first[24] = "";
+    const char *dash = strchr(value, '-'), *last = dash ? dash + 1 : value;
+    size_t n_bytes = dash ? (size_t)(dash - value) : strlen(value);
+    int64_t from = 0, to = INT32_MAX;
+    bool good = !strcmp(value, "all");
+    if (!good && n_bytes < sizeof first) {
+        memcpy(first, value, n_bytes);
+        good =
+            parse_int(first, 0, INT32_MAX - 1, &from) && parse_int(last, from, INT32_MAX - 1, &to);
+    }
+    if (!good)
+        return refuse(reading, value, "all, a step (7), or the first and the last one (100-199)");
+    *out = (struct step_range){(int32_t)from, (int32_t)to};
+    return true;
+}
+
 bool options_read(struct options *options, const struct option_row *row, const char *value,
                   struct fault *fault) {
     const struct reading reading = {options, row, fault};
@@ -199,6 +217,7 @@ bool options_read(struct options *options, const struct option_row *row, const c
     case OPTION_SWITCH: return read_switch(&reading, value, target);
     case OPTION_CHOICE: return read_choice(&reading, value, target);
     case OPTION_PARTITION: return read_partition(&reading, value);
+    case OPTION_STEPS: return read_steps(&reading, value, target);
     case OPTION_FILES: break; /* several words: the walk over argv takes them */
     }
     REQUIRE(false, "--%s has no reader", row->name);

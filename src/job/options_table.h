@@ -33,6 +33,7 @@ enum option_kind {
     OPTION_SWITCH,    /* on|off, bool */
     OPTION_CHOICE,    /* one word of `choice`, int */
     OPTION_PARTITION, /* heads, sequences */
+    OPTION_STEPS,     /* struct step_range */
 };
 
 /* A word an option may be given. With `unbuilt` it is refused by name. */

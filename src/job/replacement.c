@@ -43,12 +43,22 @@ static bool check_kind(const struct output *place, const char *option,
     for (int number = 0; number < options->n_inputs; number++) {
         if (!check_other(place, option, options->input[number], "input", fault)) return false;
     }
-    bool is_status = strcmp(option, "--status") == 0;
-    return check_other(place, option, options->model, "model", fault) &&
-           check_other(place, option, options->output, "output", fault) &&
-           check_other(place, option, options->errors, "file of errors", fault) &&
-           check_other(place, option, is_status ? options->timeline : options->status,
-                       is_status ? "timeline" : "status file", fault);
+    const struct {
+        const char *option, *name, *what;
+    } others[] = {
+        {"--model", options->model, "model"},
+        {"--output", options->output, "output"},
+        {"--errors", options->errors, "file of errors"},
+        {"--status", options->status, "status file"},
+        {"--timeline", options->timeline, "timeline"},
+        {"--trace", options->trace, "trace"},
+    };
+    for (size_t at = 0; at < sizeof others / sizeof *others; at++) {
+        if (strcmp(option, others[at].option) != 0 &&
+            !check_other(place, option, others[at].name, others[at].what, fault))
+            return false;
+    }
+    return true;
 }
 
 bool replacement_find(struct replacement *replacement, const char *option, const char *name,

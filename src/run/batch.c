@@ -211,6 +211,20 @@ void batch_end(struct batch *batch, int at) {
     if (batch->options.tick) batch->options.tick(batch->options.tick_argument);
 }
 
+struct step_span batch_step_span(const struct batch *batch, int at) {
+    const struct rows *rows = &batch->slot[at].rows;
+    struct step_span step = {.step = rows->step,
+                             .slot = at,
+                             .n_rows = rows->n_rows,
+                             .n_sequences = rows->n_chunks,
+                             .n_pages_used = batch->kv.n_pages - batch->kv.n_free,
+                             .n_prompt_rows = -1,
+                             .n_decode_rows = -1,
+                             .n_recomputed_rows = -1};
+    if (batch->leader) leader_count_step(batch->leader, &step);
+    return step;
+}
+
 /* ---- between two walks ------------------------------------------------------------------------
  */
 

@@ -22,6 +22,7 @@ struct decode {
     struct decode_options options;
     struct schedule schedule;
     struct memory memory;
+    struct step_span step[SCHEDULE_MAX_SLOTS]; /* the slots' current steps */
     bool walked; /* the list has been walked to its end before */
 };
 
@@ -73,15 +74,15 @@ static void run_slice(struct decode *d, struct slot *slot, const struct turn *tu
         switch (step->kind) {
         case STEP_COMPUTE:
             execute_node(o, arena, &slot->rows, step->node);
-            now = clock_span(node->op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)node->op, -1,
-                             0, now);
+            now = clock_span(node->op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)node->op, 0,
+                             now);
             break;
         case STEP_GATHER_OUT:
             address.message = MESSAGE_OUT;
             address.lane = memory_lane_of(before, step->node);
             value = memory_value(o, arena, step->node);
             n_bytes = o->wire_ops->gather(o->wire, address, &value, &slot->out);
-            now = clock_span(SPAN_GATHER_OUT, 0, -1, (int64_t)n_bytes, now);
+            now = clock_message(SPAN_GATHER_OUT, address.lane, -1, (int64_t)n_bytes, now);
             break;
         case STEP_SCATTER_Q:
             address.message = MESSAGE_Q;
@@ -89,7 +90,7 @@ static void run_slice(struct decode *d, struct slot *slot, const struct turn *tu
             value = memory_value(o, arena, node->input[0]);
             o->device_ops->seal(o->device, &value);
             n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->q);
-            now = clock_span(SPAN_SCATTER_Q, 0, -1, (int64_t)n_bytes, now);
+            now = clock_message(SPAN_SCATTER_Q, address.lane, -1, (int64_t)n_bytes, now);
             break;
         case STEP_SCATTER_KV:
             address.message = MESSAGE_KV;
@@ -98,11 +99,11 @@ static void run_slice(struct decode *d, struct slot *slot, const struct turn *tu
             pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
             o->device_ops->seal(o->device, &value);
             n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->kv);
-            now = clock_span(SPAN_SCATTER_KV, 0, -1, (int64_t)n_bytes, now);
+            now = clock_message(SPAN_SCATTER_KV, address.lane, -1, (int64_t)n_bytes, now);
             break;
         case STEP_ATTEND:
             attend_here(d, slot, step->node);
-            now = clock_span(SPAN_ATTEND, 0, -1, 0, now);
+            now = clock_span(SPAN_ATTEND, 0, 0, now);
             break;
         }
     }
@@ -118,7 +119,7 @@ static void reply(struct decode *d, const struct slot *slot, const struct exchan
     int64_t begin = clock_now_ns();
     o->device_ops->seal(o->device, &out);
     size_t n_bytes = o->wire_ops->scatter(o->wire, address, &out, &slot->out);
-    clock_span(SPAN_REPLY, 0, -1, (int64_t)n_bytes, begin);
+    clock_message(SPAN_REPLY, exchange->lane, 0, (int64_t)n_bytes, begin);
 }
 
 /* Q has come: fold the cache. K and V have come: append them, go on with the fold, answer. */
@@ -132,20 +133,20 @@ static void serve_exchange(struct decode *d, const struct slot *slot,
     int64_t now = clock_now_ns();
     if (!exchange->is_kv) {
         size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->q, &slot->q);
-        now = clock_span(SPAN_GATHER_Q, 0, 0, (int64_t)n_bytes, now);
+        now = clock_message(SPAN_GATHER_Q, exchange->lane, 0, (int64_t)n_bytes, now);
         if (!o->q_first) return;
         o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape, ATTEND_CACHED,
                               lane->q, lane->out);
-        clock_span(SPAN_ATTEND, 0, -1, 0, now);
+        clock_span(SPAN_ATTEND, 0, 0, now);
         return;
     }
     size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->kv, &slot->kv);
-    now = clock_span(SPAN_GATHER_KV, 0, 0, (int64_t)n_bytes, now);
+    now = clock_message(SPAN_GATHER_KV, exchange->lane, 0, (int64_t)n_bytes, now);
     o->device_ops->append_kv(o->device, &slot->rows, &d->memory.cache, exchange->layer, lane->kv);
-    now = clock_span(SPAN_APPEND, 0, -1, 0, now);
+    now = clock_span(SPAN_APPEND, 0, 0, now);
     o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape,
                           o->q_first ? ATTEND_REST : ATTEND_WHOLE, lane->q, lane->out);
-    clock_span(SPAN_ATTEND, 0, -1, 0, now);
+    clock_span(SPAN_ATTEND, 0, 0, now);
 }
 
 /* On a wire with a total order the reply is issued at the turn where the model rank gathers it,
@@ -170,6 +171,28 @@ static void serve_slice(struct decode *d, struct slot *slot, const struct turn *
 /* ---- the list ---------------------------------------------------------------------------------
  */
 
+/* Takes the header that is already here: who is in the step, and where. */
+static struct slot *begin_step(struct decode *d, const struct turn *turn) {
+    const struct decode_options *o = &d->options;
+    int64_t begin = clock_now_ns();
+    struct slot *slot = batch_begin(o->batch, turn->slot);
+    if (slot->rows.n_rows > 0) o->device_ops->begin(o->device, &slot->rows);
+    if (slot->last) schedule_stop(&d->schedule, turn->slot, turn->step);
+    d->step[turn->slot] = batch_step_span(o->batch, turn->slot);
+    d->step[turn->slot].begin_ns = begin;
+    clock_place(turn->slot, turn->step, turn->slice, slot->rows.n_rows);
+    clock_message(SPAN_HEADER, 0, 0, 0, begin);
+    return slot;
+}
+
+/* Completes the tokens of the step before. */
+static void end_step(struct decode *d, const struct turn *turn) {
+    int64_t begin = clock_now_ns();
+    batch_end(d->options.batch, turn->slot);
+    clock_span(SPAN_BOOKS, 0, 0, begin);
+    if (d->step[turn->slot].n_rows > 0) clock_step(d->step[turn->slot]);
+}
+
 void decode_run(struct decode *d) {
     const struct decode_options *o = &d->options;
     struct slot *slot[SCHEDULE_MAX_SLOTS] = {0};
@@ -179,26 +202,18 @@ void decode_run(struct decode *d) {
     batch_start(o->batch, d->schedule.step);
     check_forbid_alloc(true);
     while (schedule_next(&d->schedule, &turn)) {
-        clock_place(turn.slot, turn.step, turn.slice);
         check_place(turn.slot, turn.slice);
-        if (turn.slice == 0) { /* takes the header that is already here: who is in it, and where */
-            int64_t begin = clock_now_ns();
-            slot[turn.slot] = batch_begin(o->batch, turn.slot);
-            if (slot[turn.slot]->rows.n_rows > 0)
-                o->device_ops->begin(o->device, &slot[turn.slot]->rows);
-            if (slot[turn.slot]->last) schedule_stop(&d->schedule, turn.slot, turn.step);
-            clock_span(SPAN_HEADER, 0, 0, 0, begin);
+        if (turn.slice == 0) {
+            slot[turn.slot] = begin_step(d, &turn);
+        } else {
+            clock_place(turn.slot, turn.step, turn.slice, slot[turn.slot]->rows.n_rows);
         }
         if (o->topology->role == ROLE_ATTENTION) {
             serve_slice(d, slot[turn.slot], &turn);
         } else {
             run_slice(d, slot[turn.slot], &turn);
         }
-        if (turn.slice == o->service->n_gaps) { /* completes the tokens of the step before */
-            int64_t begin = clock_now_ns();
-            batch_end(o->batch, turn.slot);
-            clock_span(SPAN_BOOKS, 0, -1, 0, begin);
-        }
+        if (turn.slice == o->service->n_gaps) end_step(d, &turn);
     }
     check_place(-1, -1);
     check_forbid_alloc(false);

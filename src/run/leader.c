@@ -432,6 +432,14 @@ void leader_end_step(struct leader *leader, int slot) {
     retire(leader, slot);
 }
 
+void leader_count_step(const struct leader *leader, struct step_span *step) {
+    const struct plan *plan = &leader->plan[step->slot][step->step % 2];
+    step->n_pages_used = leader->counts.n_pages_used;
+    step->n_prompt_rows = plan->n_prompt_rows;
+    step->n_decode_rows = plan->n_decode_rows;
+    step->n_recomputed_rows = plan->n_recomputed_rows;
+}
+
 struct batch_counts leader_counts(const struct leader *leader) {
     struct batch_counts counts = leader->counts;
     for (int handle = 0; handle < leader->n_sequences; handle++) {

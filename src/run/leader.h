@@ -27,6 +27,10 @@ void leader_form(struct leader *leader, int slot, int step);
  * finished. */
 void leader_end_step(struct leader *leader, int slot);
 
+/* Rows of the slot's current step by why they are computed, and the pages of all owners in use as
+ * the header formed last has it. */
+void leader_count_step(const struct leader *leader, struct step_span *step);
+
 /* Nothing is left to decode, now or later. */
 bool leader_over(const struct leader *leader);
 

@@ -207,7 +207,7 @@ static void drive(struct wire *wire) {
                        port->peer, envelope->message, envelope->use, envelope->slot, n_bytes);
         port->active = false;
         port->arrived = true;
-        clock_span(SPAN_ARRIVED, (int)port->message, port->peer, envelope->n_bytes, clock_now_ns());
+        clock_arrived((int)port->message, port->slot, port->lane, port->peer, envelope->n_bytes);
     }
 }
 

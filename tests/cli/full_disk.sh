@@ -55,6 +55,22 @@ expect 1 'No space left on device' "${one[@]}" -i in.jsonl -o small/out.jsonl
 check "no output is begun" [ ! -e small/out.jsonl ]
 check "no record is begun" [ "$(ls small)" = filler ]
 
+# A trace that finds no room is one warning; the answers are elsewhere, and all of them come.
+for run in one three; do
+    declare -n command=$run
+    rm -f small/*
+    mount -o remount,size=64k small
+    expect 0 'No space left on device' "${command[@]}" -i in.jsonl -o roomy.jsonl --overwrite --trace small/t.h5 --trace-steps all
+    said_once 'small/t.h5'
+    check "all is answered beside a full disk" same_answers roomy.jsonl undisturbed.jsonl
+    check "no trace is begun" [ ! -e small/t.h5 ]
+    rm -f small/*
+    head -c 100000 /dev/zero 2>/dev/null >small/filler
+    expect 0 'No space left on device' "${command[@]}" -i in.jsonl -o roomy.jsonl --overwrite --timeline small/t.json
+    said_once 'small/t.json'
+    check "all is answered beside a disk that was full" same_answers roomy.jsonl undisturbed.jsonl
+done
+
 # A limit on the size of files (ulimit -f) is the same kind of thing, though the kernel sends a
 # signal for it. Set when the job runs, because MPI makes files of its own at the start.
 limited() { # N OPTION...: five requests, then the limit, then all N
@@ -81,6 +97,10 @@ if command -v prlimit >/dev/null; then
     check "a timeline beyond the limit is no signal" [ $? -lt 128 ]
     says 'timeline.json'
     check "all is answered" has_each_once limited.jsonl 10
+    limited 10 --trace trace.h5
+    ended 0 'a trace beyond a limit on the size of files' $?
+    said_once 'trace.h5'
+    check "all is answered beside it" has_each_once limited.jsonl 10
 fi
 
 umount small
