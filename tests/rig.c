@@ -52,15 +52,14 @@ void rig_model_open(struct rig_model *model, const char *path, int context) {
     struct fault fault = {0};
     struct device_options loader = {.n_threads = 1};
     *model = (struct rig_model){.context = context};
-    if (!gguf_open(&model->gguf, path, &fault) ||
-        !model_read(&model->model, &model->gguf, &fault) ||
+    if (!source_open(&model->source, &model->model, path, 0, &fault) ||
         !device_cpu.open(&model->device, &loader, &fault))
         check_fail("%s", fault.text);
     graph_open(&model->graph, (int)sizeof(float));
     model_write_graph(&model->graph, &model->model);
     program_open(&model->cut, &model->graph, false);
     program_open(&model->whole, &model->graph, true);
-    weights_open(&model->weights, &model->graph, &model->gguf, &device_cpu, model->device, context);
+    weights_open(&model->weights, &model->graph, &model->source, &device_cpu, model->device, context);
 }
 
 void rig_model_close(struct rig_model *model) {
@@ -69,7 +68,7 @@ void rig_model_close(struct rig_model *model) {
     program_close(&model->whole);
     graph_close(&model->graph);
     device_cpu.close(model->device);
-    gguf_close(&model->gguf);
+    source_close(&model->source);
 }
 
 /* Attention ranks learn the program's messages and shapes. */

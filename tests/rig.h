@@ -13,7 +13,6 @@
 
 #include "decode.h"
 #include "generation.h"
-#include "gguf.h"
 #include "model.h"
 
 /* ---- what is asked --------------------------------------------------------------------------- */
@@ -48,7 +47,7 @@ bool rig_list_equal(const struct rig_list *made, const struct rig_list *expected
 /* ---- who answers ----------------------------------------------------------------------------- */
 
 struct rig_model {
-    struct gguf gguf;
+    struct source source;
     struct model model;
     struct graph graph;
     struct program cut, whole; /* disaggregated; colocated */

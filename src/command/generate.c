@@ -43,7 +43,7 @@ struct run {
     struct resources resources;
     struct budget budget;
     /* model ranks */
-    struct gguf gguf;
+    struct source source;
     struct model model;
     struct graph graph;
     struct program program;
@@ -139,8 +139,8 @@ static void choose_device(struct run *run, struct fault *fault) {
 static void open_model(struct run *run, struct fault *fault) {
     if (!is_model(run)) return;
     if (run->topology.leader && !report_check(run->options, fault)) return;
-    if (!gguf_open(&run->gguf, run->options->model, fault)) return;
-    if (!model_read(&run->model, &run->gguf, fault)) return;
+    if (!source_open(&run->source, &run->model, run->options->model, run->options->seed, fault))
+        return;
     graph_open(&run->graph, (int)element_bytes(run->device_ops->activation));
     model_write_graph(&run->graph, &run->model);
     program_open(&run->program, &run->graph, is_colocated(run));
@@ -198,7 +198,7 @@ static void find_memory(struct run *run) {
 /* Pages this rank's memory can hold. */
 static int64_t own_pages(struct run *run, struct fault *fault) {
     int64_t weight_bytes =
-        is_model(run) ? (int64_t)weights_bytes(&run->graph, &run->gguf, run->device_ops) : 0;
+        is_model(run) ? (int64_t)weights_bytes(&run->graph, &run->source, run->device_ops) : 0;
     struct budget_basis basis = {.program = &run->program,
                                  .device_ops = run->device_ops,
                                  .service = &run->service,
@@ -260,11 +260,11 @@ static void open_text(struct run *run, struct fault *fault) {
     const struct options *options = run->options;
     if (!run->topology.leader) return;
     char fingerprint[33];
-    gguf_fingerprint(&run->gguf, fingerprint);
-    if (!tokenizer_open(&run->tokenizer, &run->gguf, fault)) return;
+    gguf_fingerprint(&run->source.gguf, fingerprint);
+    if (!tokenizer_open(&run->tokenizer, &run->source.gguf, fault)) return;
     bool found = options->chat_template
                      ? template_find_name(&run->chat_template, options->chat_template, fault)
-                     : template_find(&run->chat_template, &run->gguf, &run->template_fault);
+                     : template_find(&run->chat_template, &run->source.gguf, &run->template_fault);
     if (!found && options->chat_template) return;
     if (options->checkpoint && !checkpoint_folder_check(options, fault)) return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
@@ -325,7 +325,7 @@ static void prepare_device(struct run *run) {
                                                        run->topology.rank, run->model.vocabulary);
     run->device_ops->prepare(run->device, &limits);
     if (is_model(run))
-        weights_open(&run->weights, &run->graph, &run->gguf, run->device_ops, run->device,
+        weights_open(&run->weights, &run->graph, &run->source, run->device_ops, run->device,
                      run->limits.context);
 }
 
@@ -462,7 +462,7 @@ static void close_run(struct run *run, int code) {
     service_close(&run->service);
     program_close(&run->program);
     graph_close(&run->graph);
-    gguf_close(&run->gguf);
+    source_close(&run->source);
     clock_record_close();
     topology_close(&run->topology);
 }
