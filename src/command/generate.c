@@ -67,6 +67,7 @@ struct run {
     struct request_rules rules;
     struct results *results;
     struct desk *desk;
+    struct supply supply; /* the desk */
     struct desk_counts desk_counts;
     const struct checkpoint_progress *progress; /* what a checkpoint has to go on with, or NULL */
     struct report *report;
@@ -286,8 +287,10 @@ static void open_text(struct run *run, struct fault *fault) {
 static void open_desk(struct run *run, struct fault *fault) {
     if (!run->topology.leader) return;
     int ahead = 4 * run->limits.n_slots * run->limits.max_batch;
-    desk_open(&run->desk, &run->rules, run->results, run->progress, ahead < 256 ? 256 : ahead,
-              fault);
+    if (!desk_open(&run->desk, &run->rules, run->results, run->progress, ahead < 256 ? 256 : ahead,
+                   fault))
+        return;
+    run->supply = desk_supply(run->desk);
 }
 
 /* What the report has to know of this rank. */
@@ -372,7 +375,7 @@ static void open_decode(struct run *run) {
     struct batch_options batch = {.limits = run->limits,
                                   .topology = &run->topology,
                                   .control = run->control,
-                                  .desk = run->desk,
+                                  .supply = run->topology.leader ? &run->supply : NULL,
                                   .device_ops = run->device_ops,
                                   .device = run->device,
                                   .stop = &run->halt,
