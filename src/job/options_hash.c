@@ -20,11 +20,18 @@ static void hash_text(XXH64_state_t *state, const char *text) {
 static void hash_row(XXH64_state_t *state, const struct option_row *row,
                      const struct options *options) {
     static const size_t sizes[] = {
-        [OPTION_FLAG] = sizeof(bool),     [OPTION_CONSTANT] = sizeof(int),
-        [OPTION_INT] = sizeof(int),       [OPTION_COUNT] = sizeof(int64_t),
-        [OPTION_SEED] = sizeof(uint64_t), [OPTION_REAL] = sizeof(float),
-        [OPTION_SIZE] = sizeof(int64_t),  [OPTION_DURATION] = sizeof(double),
-        [OPTION_SWITCH] = sizeof(bool),   [OPTION_CHOICE] = sizeof(int),
+        [OPTION_FLAG] = sizeof(bool),
+        [OPTION_CONSTANT] = sizeof(int),
+        [OPTION_INT] = sizeof(int),
+        [OPTION_COUNT] = sizeof(int64_t),
+        [OPTION_SEED] = sizeof(uint64_t),
+        [OPTION_REAL] = sizeof(float),
+        [OPTION_SIZE] = sizeof(int64_t),
+        [OPTION_DURATION] = sizeof(double),
+        [OPTION_SWITCH] = sizeof(bool),
+        [OPTION_CHOICE] = sizeof(int),
+        [OPTION_LIST] = sizeof(struct number_list),
+        [OPTION_SIZES] = sizeof(struct number_list),
     };
     if (row->target == NO_TARGET) return;
     const void *target = (const char *)options + row->target;
