@@ -3,7 +3,7 @@
  *
  * Facts about all rows come first: in table and CSV as lines "# name: text", in JSON as members of
  * the one object beside "results", in JSON lines as members of every row, so that a line can be
- * read by itself. A fact told several times is a list. A sheet is written to standard output row by
+ * read by itself. A sheet is written to standard output row by
  * row, or to a file that takes its place when the sheet is complete.
  */
 #ifndef LAMINA_SHEET_H
@@ -38,6 +38,9 @@ bool sheet_open(struct sheet **sheet, const struct options *options,
                 const struct sheet_column *column, int n_columns, struct fault *fault);
 /* Before the first row. The text is one line. */
 void sheet_fact(struct sheet *sheet, const char *name, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The same, but one of several of that name: in JSON a list, of however many. */
+void sheet_item(struct sheet *sheet, const char *name, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void sheet_row(struct sheet *sheet, const struct sheet_value *value); /* (n_columns) */
 /* A last fact, that can only be known at the end: behind all rows; JSON lines have none. */

@@ -56,12 +56,12 @@ static void assert_done(int n_ranks, const char *options) {
 /* ---- the formats, as a reader of each would take them -----------------------------------------
  */
 
-static const char *const step_columns[] = {"batch",    "length",        "step_ms",      "p10_ms",
-                                           "p90_ms",   "tok_per_s",     "weight_bytes", "kv_bytes",
-                                           "GB_per_s", "read_GB_per_s", "ratio",        NULL};
-static const char *const attention_columns[] = {"batch",  "length",   "time_us",  "min_us",
-                                                "max_us", "kv_bytes", "GB_per_s", "read_GB_per_s",
-                                                "ratio",  NULL};
+static const char *const step_columns[] = {
+    "batch",    "length",   "step_ms",       "p10_ms",        "p90_ms", "tok_per_s", "weight_bytes",
+    "kv_bytes", "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
+static const char *const attention_columns[] = {
+    "batch",    "length",        "time_us",       "min_us", "max_us", "kv_bytes",
+    "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
 static const char *const wire_columns[] = {"wire",   "blocks", "peers",    "size",  "time_us",
                                            "min_us", "max_us", "GB_per_s", "wrong", NULL};
 
@@ -117,9 +117,9 @@ static json_t *rows_of_text(char *text, bool csv, const char *const *names) {
 
 static json_t *rows_of_json(const char *text, int n_ranks) {
     json_t *all = parse(text), *rows = json_incref(json_object_get(all, "results"));
-    json_t *rank = json_object_get(all, "rank");
+    json_t *ranks = json_object_get(all, "ranks");
     assert_true(json_is_string(json_object_get(all, "version")));
-    assert_int_equal(n_ranks, json_is_array(rank) ? (int)json_array_size(rank) : 1);
+    assert_int_equal(json_array_size(ranks), n_ranks);
     assert_true(json_is_array(rows));
     json_decref(all);
     return rows;

@@ -45,7 +45,7 @@ void bench_tell(struct run *run, struct sheet *sheet) {
         sheet_fact(sheet, "version", "lamina %s (%s)", LAMINA_VERSION, LAMINA_COMMIT);
         sheet_fact(sheet, "command", "lamina %s", run->options->typed);
         for (int rank = 0; rank < topology->n_ranks; rank++)
-            sheet_fact(sheet, "rank", "%d %s on %s: %s", rank, line[rank].role, line[rank].host,
+            sheet_item(sheet, "ranks", "%d %s on %s: %s", rank, line[rank].role, line[rank].host,
                        line[rank].device);
     }
     free(line);
@@ -64,8 +64,15 @@ int bench_end(struct run *run, struct sheet *sheet, int code, struct fault *faul
     return code;
 }
 
-/* ---- spread -----------------------------------------------------------------------------------
+/* ---- numbers -----------------------------------------------------------------------------------
  */
+
+int64_t bench_largest(const struct number_list *list) {
+    int64_t most = 0;
+    for (int at = 0; at < list->n; at++)
+        most = list->value[at] > most ? list->value[at] : most;
+    return most;
+}
 
 static int compare(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;

@@ -13,13 +13,13 @@
 #include "bench_parts.h"
 #include "kv.h"
 
-enum column { BATCH, LENGTH, TIME, LEAST, MOST, KV_BYTES, RATE, READ, RATIO, COLUMNS };
+enum column { BATCH, LENGTH, TIME, LEAST, MOST, KV_BYTES, RATE, READ, COPY, RATIO, COLUMNS };
 static const struct sheet_column columns[COLUMNS] = {
-    [BATCH] = {"batch", SHEET_WHOLE, 0},  [LENGTH] = {"length", SHEET_WHOLE, 0},
-    [TIME] = {"time_us", SHEET_REAL, 2},  [LEAST] = {"min_us", SHEET_REAL, 2},
-    [MOST] = {"max_us", SHEET_REAL, 2},   [KV_BYTES] = {"kv_bytes", SHEET_WHOLE, 0},
-    [RATE] = {"GB_per_s", SHEET_REAL, 2}, [READ] = {"read_GB_per_s", SHEET_REAL, 2},
-    [RATIO] = {"ratio", SHEET_REAL, 3},
+    [BATCH] = {"batch", SHEET_WHOLE, 0},       [LENGTH] = {"length", SHEET_WHOLE, 0},
+    [TIME] = {"time_us", SHEET_REAL, 2},       [LEAST] = {"min_us", SHEET_REAL, 2},
+    [MOST] = {"max_us", SHEET_REAL, 2},        [KV_BYTES] = {"kv_bytes", SHEET_WHOLE, 0},
+    [RATE] = {"GB_per_s", SHEET_REAL, 2},      [READ] = {"read_GB_per_s", SHEET_REAL, 2},
+    [COPY] = {"copy_GB_per_s", SHEET_REAL, 2}, [RATIO] = {"ratio", SHEET_REAL, 3},
 };
 
 /* Heads of the model, or as typed, or Llama 3 8B's. */
@@ -52,10 +52,11 @@ struct point {
     struct value q, out;
 };
 
-static size_t layer_bytes(const struct attend_shape *shape, enum element element, int batch,
-                          int length) {
-    return (size_t)batch * (size_t)kv_pages_for(length) * (size_t)shape->n_kv_heads * 2 *
-           PAGE_TOKENS * (size_t)shape->head_dim * element_bytes(element);
+/* Of a layer of a point's cache; not an integer before it is known to fit into memory. */
+static double layer_bytes(const struct run *run, const struct attend_shape *shape, int64_t batch,
+                          int64_t length) {
+    return (double)batch * kv_pages_for((int)length) * shape->n_kv_heads * 2 * PAGE_TOKENS *
+           shape->head_dim * (double)element_bytes(kv_element(run->options->kv_type));
 }
 
 /* Page `at` of a sequence is dealt to all sequences before the next one is. */
@@ -95,22 +96,16 @@ static struct value open_value(struct run *run, int rows, int columns_of) {
     return value;
 }
 
-static bool open_point(struct point *point, struct run *run, const struct attend_shape *shape,
-                       struct fault *fault) {
+static void open_point(struct point *point, struct run *run, const struct attend_shape *shape) {
+    enum { MOST_LAYERS = 1 << 20 };
     enum element element = kv_element(run->options->kv_type);
-    size_t a_layer = layer_bytes(shape, element, point->batch, point->length);
-    size_t footprint = (size_t)run->options->footprint;
-    int n_layers = a_layer < footprint ? (int)((footprint + a_layer - 1) / a_layer) : 1;
-    size_t n_bytes = (size_t)n_layers * a_layer;
-    if ((int64_t)(n_bytes + footprint) > run->resources.memory_bytes)
-        return fault_user(fault,
-                          "--batch %d --length %d takes %lld MiB with the memory ceiling, and "
-                          "there are %lld MiB (%s)",
-                          point->batch, point->length, (long long)(n_bytes + footprint) >> 20,
-                          (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
+    size_t a_layer = (size_t)layer_bytes(run, shape, point->batch, point->length);
+    size_t n_layers = ((size_t)run->options->footprint + a_layer - 1) / a_layer;
+    if (n_layers > MOST_LAYERS) n_layers = MOST_LAYERS;
+    size_t n_bytes = n_layers * a_layer;
     open_rows(point);
     point->cache = (struct kv_cache){.buffer = run->device_ops->alloc(run->device, n_bytes),
-                                     .n_layers = n_layers,
+                                     .n_layers = (int)n_layers,
                                      .n_pages = point->n_pages,
                                      .n_kv_heads = shape->n_kv_heads,
                                      .head_dim = shape->head_dim,
@@ -119,7 +114,6 @@ static bool open_point(struct point *point, struct run *run, const struct attend
     point->q = open_value(run, point->batch, shape->n_heads * shape->head_dim);
     point->out = open_value(run, point->batch, shape->n_heads * shape->head_dim);
     run->device_ops->begin(run->device, &point->rows);
-    return true;
 }
 
 static void close_point(struct point *point, struct run *run) {
@@ -164,39 +158,51 @@ static void measure(struct run *run, struct point *point, struct attend_shape sh
                          [KV_BYTES] = {.whole = (int64_t)kv_bytes},
                          [RATE] = {.real = rate * 1e-9},
                          [READ] = {.real = read * 1e-9},
+                         [COPY] = {.real = ceiling->copy_bytes_per_s * 1e-9},
                          [RATIO] = {.real = rate / read},
                      });
 }
 
-static int64_t largest(const struct number_list *list) {
-    int64_t most = 0;
-    for (int at = 0; at < list->n; at++)
-        most = list->value[at] > most ? list->value[at] : most;
-    return most;
+/* Sizes of the largest point. False with the user's fault when this rank may not use that much. */
+static bool size_device(const struct run *run, const struct attend_shape *shape,
+                        struct device_limits *limits, struct fault *fault) {
+    const struct options *options = run->options;
+    const struct device_options device = {.n_threads = run->resources.n_threads};
+    int64_t batch = bench_largest(&options->batch), length = bench_largest(&options->length);
+    *limits = (struct device_limits){.n_slots = 1,
+                                     .max_rows = (int)batch,
+                                     .max_sequences = (int)batch,
+                                     .context = (int)length,
+                                     .n_heads = shape->n_heads,
+                                     .n_kv_heads = shape->n_kv_heads,
+                                     .head_dim = shape->head_dim};
+    double n_bytes = layer_bytes(run, shape, batch, length) + 2 * (double)options->footprint +
+                     (double)run->device_ops->prepare_bytes(&device, limits);
+    return n_bytes <= (double)run->resources.memory_bytes ||
+           fault_user(fault,
+                      "--batch %lld --length %lld takes %.0f MiB with the memory ceiling, and "
+                      "there are %lld MiB (%s)",
+                      (long long)batch, (long long)length, n_bytes / (1 << 20),
+                      (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
 }
 
 static void measure_all(struct run *run, const struct attend_shape *shape, struct sheet *sheet,
                         struct fault *fault) {
     const struct options *options = run->options;
-    struct device_limits limits = {.n_slots = 1,
-                                   .max_rows = (int)largest(&options->batch),
-                                   .max_sequences = (int)largest(&options->batch),
-                                   .context = (int)largest(&options->length),
-                                   .n_heads = shape->n_heads,
-                                   .n_kv_heads = shape->n_kv_heads,
-                                   .head_dim = shape->head_dim};
+    struct device_limits limits;
     struct ceiling ceiling;
-    if (!bench_ceiling_open(&ceiling, run, (size_t)options->footprint / 64 * 64, fault)) return;
+    if (!size_device(run, shape, &limits, fault) ||
+        !bench_ceiling_open(&ceiling, run, (size_t)options->footprint / 64 * 64, fault))
+        return;
     run->device_ops->prepare(run->device, &limits);
     sheet_fact(sheet, "heads", "%d on %d KV heads of %d, %s", shape->n_heads, shape->n_kv_heads,
                shape->head_dim, kv_type_name(options->kv_type));
     sheet_fact(sheet, "footprint", "%zu bytes", ceiling.n_bytes);
-    sheet_fact(sheet, "copy_GB_per_s", "%.2f (read and written)", ceiling.copy_bytes_per_s * 1e-9);
-    for (int b = 0; b < options->batch.n && fault->kind == FAULT_NONE; b++) {
-        for (int l = 0; l < options->length.n && fault->kind == FAULT_NONE; l++) {
+    for (int b = 0; b < options->batch.n; b++) {
+        for (int l = 0; l < options->length.n; l++) {
             struct point point = {.batch = (int)options->batch.value[b],
                                   .length = (int)options->length.value[l]};
-            if (!open_point(&point, run, shape, fault)) break;
+            open_point(&point, run, shape);
             measure(run, &point, *shape, &ceiling, sheet);
             close_point(&point, run);
         }

@@ -14,6 +14,9 @@ void bench_tell(struct run *run, struct sheet *sheet);
  * (agreed; said here once). */
 int bench_end(struct run *run, struct sheet *sheet, int code, struct fault *fault);
 
+/* The largest number of a list. */
+int64_t bench_largest(const struct number_list *list);
+
 /* Middle and ends of `n` measured values, which are sorted; percentiles are interpolated. */
 struct spread {
     double median, p10, p90, least, most;

@@ -19,7 +19,21 @@
 #include "clock.h"
 #include "log.h"
 
-enum column { BATCH, LENGTH, STEP, P10, P90, RATE, WEIGHTS, KV, BYTE_RATE, READ, RATIO, COLUMNS };
+enum column {
+    BATCH,
+    LENGTH,
+    STEP,
+    P10,
+    P90,
+    RATE,
+    WEIGHTS,
+    KV,
+    BYTE_RATE,
+    READ,
+    COPY,
+    RATIO,
+    COLUMNS
+};
 static const struct sheet_column columns[COLUMNS] = {
     [BATCH] = {"batch", SHEET_WHOLE, 0},
     [LENGTH] = {"length", SHEET_WHOLE, 0},
@@ -31,6 +45,7 @@ static const struct sheet_column columns[COLUMNS] = {
     [KV] = {"kv_bytes", SHEET_WHOLE, 0},
     [BYTE_RATE] = {"GB_per_s", SHEET_REAL, 2},
     [READ] = {"read_GB_per_s", SHEET_REAL, 2},
+    [COPY] = {"copy_GB_per_s", SHEET_REAL, 2},
     [RATIO] = {"ratio", SHEET_REAL, 3},
 };
 
@@ -100,6 +115,11 @@ static void supply_wait(void *of, double seconds) {
 /* ---- a point ----------------------------------------------------------------------------------
  */
 
+/* What memory gives, bytes a second. */
+struct rates {
+    double read, copy;
+};
+
 /* When each step of each slot ended; slots take turns. */
 struct ends {
     int n, most;
@@ -146,7 +166,7 @@ static double kv_bytes(const struct run *run, int batch, int length) {
 
 /* The leader's: a row of the sheet. */
 static void put_row(struct run *run, const struct ends *ends, int batch, int length,
-                    double read_bytes_per_s, struct sheet *sheet) {
+                    struct rates limits, struct sheet *sheet) {
     const struct options *options = run->options;
     int n_slots = run->limits.n_slots, first = options->warmup * n_slots;
     int n = options->repeat * n_slots;
@@ -168,12 +188,13 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
                          [WEIGHTS] = {.whole = (int64_t)weights},
                          [KV] = {.whole = llround(kv)},
                          [BYTE_RATE] = {.real = rate * 1e-9},
-                         [READ] = {.real = read_bytes_per_s * 1e-9},
-                         [RATIO] = {.real = rate / read_bytes_per_s},
+                         [READ] = {.real = limits.read * 1e-9},
+                         [COPY] = {.real = limits.copy * 1e-9},
+                         [RATIO] = {.real = rate / limits.read},
                      });
 }
 
-static void measure(struct run *run, int batch, int length, double read_bytes_per_s,
+static void measure(struct run *run, int batch, int length, struct rates limits,
                     struct sheet *sheet) {
     static const volatile sig_atomic_t never;
     int n_slots = run->limits.n_slots, steps = n_steps(run->options);
@@ -197,7 +218,7 @@ static void measure(struct run *run, int batch, int length, double read_bytes_pe
                     counts.n_steps == (int64_t)steps * n_slots && ends.n == ends.most,
                 "%lld rows in %lld steps are not %d full ones", (long long)counts.n_rows,
                 (long long)counts.n_steps, steps * n_slots);
-        put_row(run, &ends, batch, length, read_bytes_per_s, sheet);
+        put_row(run, &ends, batch, length, limits, sheet);
     }
     compose_close_decode(run);
     close_sequences(&sequences);
@@ -207,19 +228,12 @@ static void measure(struct run *run, int batch, int length, double read_bytes_pe
 /* ---- all points -------------------------------------------------------------------------------
  */
 
-static int largest(const struct number_list *list) {
-    int64_t most = 0;
-    for (int at = 0; at < list->n; at++)
-        most = list->value[at] > most ? list->value[at] : most;
-    return (int)most;
-}
-
 /* What generate would have to be told to have room for the largest point. A page more for each
  * sequence, which the books set apart before they admit the next. */
 static struct options size_options(const struct options *options) {
     struct options sized = *options;
-    sized.max_batch = sized.max_rows = largest(&options->batch);
-    int64_t context = (int64_t)largest(&options->length) + 1 + n_steps(options) + PAGE_TOKENS;
+    sized.max_batch = sized.max_rows = (int)bench_largest(&options->batch);
+    int64_t context = bench_largest(&options->length) + 1 + n_steps(options) + PAGE_TOKENS;
     sized.context = context < INT32_MAX ? (int)context : INT32_MAX;
     return sized;
 }
@@ -239,42 +253,36 @@ static bool check_context(struct run *run, struct fault *fault) {
     if (run->topology.leader &&
         source_open(&source, &model, options->model, options->seed, fault)) {
         if (options->context > model.context)
-            fault_user(
-                fault, "--length %d and %d steps take a context of %d tokens, the model has %d",
-                largest(&options->length), n_steps(options), options->context, model.context);
+            fault_user(fault,
+                       "--length %d and %d steps take a context of %d tokens, the model has %d",
+                       (int)bench_largest(&options->length), n_steps(options), options->context,
+                       model.context);
         source_close(&source);
     }
     return compose_agree(run, fault, "reading of the model's context");
 }
 
-/* Of all ranks at once, together; on the leader. 0 with a fault. */
-static double measure_ceilings(struct run *run, struct sheet *sheet, struct fault *fault) {
+/* Of all ranks at once, added up on the leader. False with an agreed fault. */
+static bool measure_ceilings(struct run *run, struct rates *sum, struct fault *fault) {
     struct ceiling ceiling = {0};
-    struct rates {
-        double read, copy;
-    } mine, sum = {0, 0}, *all;
     size_t n_ranks = (size_t)run->topology.n_ranks;
-    double patience = run->options->deadline_s * PATIENCE;
+    *sum = (struct rates){0};
     bench_ceiling_open(&ceiling, run, (size_t)run->options->footprint / 64 * 64, fault);
     if (!compose_agree(run, fault, "memory ceilings")) {
         bench_ceiling_close(&ceiling);
-        return 0;
+        return false;
     }
-    mine.read = bench_ceiling_read(&ceiling, ceiling.n_bytes);
-    mine.copy = ceiling.copy_bytes_per_s;
-    all = check_alloc(n_ranks, sizeof *all);
-    topology_collect(&run->topology, &mine, sizeof mine, all, "memory ceilings", patience);
+    struct rates mine = {bench_ceiling_read(&ceiling, ceiling.n_bytes), ceiling.copy_bytes_per_s};
+    struct rates *all = check_alloc(n_ranks, sizeof *all);
+    topology_collect(&run->topology, &mine, sizeof mine, all, "memory ceilings",
+                     run->options->deadline_s * PATIENCE);
     for (size_t rank = 0; rank < n_ranks; rank++) {
-        sum.read += all[rank].read;
-        sum.copy += all[rank].copy;
-    }
-    if (sheet) {
-        sheet_fact(sheet, "footprint", "%zu bytes a rank", ceiling.n_bytes);
-        sheet_fact(sheet, "copy_GB_per_s", "%.2f (read and written, all ranks)", sum.copy * 1e-9);
+        sum->read += all[rank].read;
+        sum->copy += all[rank].copy;
     }
     free(all);
     bench_ceiling_close(&ceiling);
-    return sum.read;
+    return true;
 }
 
 static void tell_run(struct run *run, struct sheet *sheet) {
@@ -285,6 +293,7 @@ static void tell_run(struct run *run, struct sheet *sheet) {
                layout->model_ranks, layout->attention_ranks, layout->heads, layout->sequences,
                run->limits.n_slots, run->limits.n_slots == 1 ? "" : "s");
     sheet_fact(sheet, "kv_type", "%s, made up", kv_type_name(run->options->kv_type));
+    sheet_fact(sheet, "footprint", "%lld bytes a rank", (long long)run->options->footprint);
 }
 
 static void measure_all(struct run *run, struct sheet **sheet, struct fault *fault) {
@@ -292,16 +301,17 @@ static void measure_all(struct run *run, struct sheet **sheet, struct fault *fau
     if (!bench_open_sheet(run, sheet, columns, COLUMNS, fault)) return;
     bench_tell(run, *sheet);
     tell_run(run, *sheet);
-    double read_bytes_per_s = measure_ceilings(run, *sheet, fault);
-    if (fault->kind != FAULT_NONE) return;
+    struct rates limits;
+    if (!measure_ceilings(run, &limits, fault)) return;
+    if (*sheet) log_note("memory is measured; loading weights");
     compose_wire(run, fault);
     run->source.n_threads = run->resources.n_threads;
     compose_weights(run);
     if (!compose_agree(run, fault, "loading of weights")) return;
     for (int b = 0; b < options->batch.n; b++) {
         for (int l = 0; l < options->length.n; l++)
-            measure(run, (int)options->batch.value[b], (int)options->length.value[l],
-                    read_bytes_per_s, *sheet);
+            measure(run, (int)options->batch.value[b], (int)options->length.value[l], limits,
+                    *sheet);
     }
 }
 

@@ -29,13 +29,6 @@ static const struct sheet_column columns[COLUMNS] = {
     [WRONG] = {"wrong", SHEET_WHOLE, 0},
 };
 
-static int64_t largest(const struct number_list *list) {
-    int64_t most = 0;
-    for (int at = 0; at < list->n; at++)
-        most = list->value[at] > most ? list->value[at] : most;
-    return most;
-}
-
 /* ---- the wire and a fan on it -----------------------------------------------------------------
  */
 
@@ -223,7 +216,7 @@ int64_t bench_wire_measure(struct run *run, const struct wire_ops *ops, struct s
     const struct options *options = run->options;
     int64_t wrong = 0;
     run->wire_ops = ops;
-    open_wire(run, (size_t)largest(&options->sizes), fault);
+    open_wire(run, (size_t)bench_largest(&options->sizes), fault);
     if (!compose_agree(run, fault, "opening of a wire")) return 0;
     for (int f = 0; f < options->fan.n; f++) {
         for (int s = 0; s < options->sizes.n; s++)
@@ -242,7 +235,7 @@ bool bench_wire_open_sheet(struct run *run, struct sheet **sheet, struct fault *
 
 /* Values of a fan to and fro, messages to and from every rank twice over, and what is compared. */
 static bool check_memory(struct run *run, struct fault *fault) {
-    int64_t size = largest(&run->options->sizes), blocks = largest(&run->options->fan);
+    int64_t size = bench_largest(&run->options->sizes), blocks = bench_largest(&run->options->fan);
     int64_t n_bytes = size * (4 * blocks + 4 * (run->topology.n_ranks - 1));
     if (n_bytes > run->resources.memory_bytes)
         fault_user(fault,

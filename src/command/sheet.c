@@ -22,7 +22,7 @@ struct sheet {
     FILE *out;
     int fd; /* of the file that is to take its place; -1 */
     struct replacement place;
-    json_t *facts; /* object of strings and lists of strings */
+    json_t *facts; /* strings and lists of strings */
     json_t *rows;  /* JSON: all of them */
     bool begun;    /* a row was written */
 };
@@ -52,6 +52,8 @@ bool sheet_open(struct sheet **opened, const struct options *options,
                             .facts = json_object(),
                             .rows = json_array()};
     REQUIRE(sheet->facts && sheet->rows, "no memory for results");
+    for (int at = 0; at < n_columns; at++)
+        REQUIRE(column[at].name, "column %d of %d has no name", at, n_columns);
     *opened = sheet;
     if (find_place(sheet, options, fault)) return true;
     sheet_close(sheet, false, fault);
@@ -66,38 +68,44 @@ static bool is_json(const struct sheet *sheet) {
     return sheet->format == SHEET_JSON || sheet->format == SHEET_JSONL;
 }
 
-static void put_fact(struct sheet *sheet, const char *name, const char *text) {
+static void put_fact(struct sheet *sheet, const char *name, bool item, const char *format,
+                     va_list arguments) {
+    char text[TEXT_BYTES];
+    vsnprintf(text, sizeof text, format, arguments);
     if (!is_json(sheet)) {
         fprintf(sheet->out, "# %s: %s\n", name, text);
         return;
     }
-    json_t *string = json_string(text), *before = json_object_get(sheet->facts, name);
+    json_t *string = json_string(text);
     REQUIRE(string, "a fact that is no UTF-8: %s", name);
-    if (!before) {
-        json_object_set_new(sheet->facts, name, string);
-    } else if (json_is_array(before)) {
-        json_array_append_new(before, string);
+    if (item && !json_object_get(sheet->facts, name))
+        json_object_set_new(sheet->facts, name, json_array());
+    if (item) {
+        json_array_append_new(json_object_get(sheet->facts, name), string);
     } else {
-        json_object_set_new(sheet->facts, name, json_pack("[O, o]", before, string));
+        json_object_set_new(sheet->facts, name, string);
     }
 }
 
 void sheet_fact(struct sheet *sheet, const char *name, const char *format, ...) {
-    char text[TEXT_BYTES];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    put_fact(sheet, name, false, format, arguments);
     va_end(arguments);
-    put_fact(sheet, name, text);
+}
+
+void sheet_item(struct sheet *sheet, const char *name, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    put_fact(sheet, name, true, format, arguments);
+    va_end(arguments);
 }
 
 void sheet_summary(struct sheet *sheet, const char *format, ...) {
-    char text[TEXT_BYTES];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    if (sheet->format != SHEET_JSONL) put_fact(sheet, "summary", false, format, arguments);
     va_end(arguments);
-    if (sheet->format != SHEET_JSONL) put_fact(sheet, "summary", text);
 }
 
 /* ---- rows -------------------------------------------------------------------------------------
