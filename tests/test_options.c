@@ -250,6 +250,8 @@ static void benches_are_commands_of_two_words(void **state) {
     assert_refused("bench wire --sizes 15", "--sizes 15: expected sizes from 16 to 1073741824, at "
                                             "most 64: 4K,1M, 4K-64K+4K or 16-64M*4");
     assert_refused("bench wire --sizes 24", "--sizes: 24 is not a multiple of 16");
+    assert_refused("bench attention --footprint 1023K",
+                   "--footprint 1047552 is less than 1M: it is to be larger than caches");
     assert_refused("bench wire --batch 1", "--batch is an option of lamina bench step, not of "
                                            "lamina bench wire");
     assert_refused(

@@ -145,7 +145,7 @@ static void measure(struct run *run, struct point *point, struct attend_shape sh
     free(seconds);
     size_t kv_bytes = (size_t)point->batch * (size_t)point->length * (size_t)shape.n_kv_heads * 2 *
                       (size_t)shape.head_dim * element_bytes(point->cache.element);
-    size_t a_read = kv_bytes / 64 * 64;
+    size_t a_read = (kv_bytes + 63) / 64 * 64;
     double read =
         bench_ceiling_read(ceiling, a_read < ceiling->n_bytes ? a_read : ceiling->n_bytes);
     double rate = (double)kv_bytes / spread.median;

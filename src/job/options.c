@@ -144,6 +144,12 @@ static bool check_files(const struct options *options, struct fault *fault) {
     return true;
 }
 
+static bool check_footprint(const struct options *options, struct fault *fault) {
+    return options->footprint >= 1 << 20 ||
+           fault_user(fault, "--footprint %lld is less than 1M: it is to be larger than caches",
+                      (long long)options->footprint);
+}
+
 static bool check_heads(const struct options *options, struct fault *fault) {
     bool typed = options->n_heads >= 0 || options->n_kv_heads >= 0 || options->head_dim >= 0;
     if (options->model && typed)
@@ -163,11 +169,13 @@ static bool check_sizes(const struct options *options, struct fault *fault) {
 
 static bool check_together(const struct options *options, struct fault *fault) {
     const char *name = command_name(options->command);
-    if (options->command == COMMAND_BENCH_ATTENTION) return check_heads(options, fault);
+    if (options->command == COMMAND_BENCH_ATTENTION)
+        return check_heads(options, fault) && check_footprint(options, fault);
     if (options->command == COMMAND_BENCH_WIRE) return check_sizes(options, fault);
     bool operand = options->command == COMMAND_SLICES || options->command == COMMAND_INSPECT;
     if (!options->model)
         return fault_user(fault, "no model: give lamina %s %sFILE", name, operand ? "" : "-m ");
+    if (options->command == COMMAND_BENCH_STEP) return check_footprint(options, fault);
     if (options->command != COMMAND_GENERATE) return true;
     if (!check_files(options, fault)) return false;
     if (options->system && !options->chat)

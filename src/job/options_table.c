@@ -84,7 +84,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT, .argument = "FILE", TARGET(model),
      .help = "model file (GGUF); any part of a split one", .also = "model-path hf-model",
      .refused = "shape:", .refused_as = "answer requests of token ids by a model of given "
-     "dimensions (slices and inspect take one)"},
+     "dimensions (lamina bench takes one)"},
     {.name = "model", .letter = 'm', .group = GROUP_FILES,
      .commands = FOR_SLICES | FOR_INSPECT | FOR_LENGTHS, .kind = OPTION_TEXT,
      .argument = "FILE|shape:SHAPE", TARGET(model),
