@@ -191,9 +191,11 @@ static bool read_sizes(const struct reader *reader, struct model *model) {
 
 static bool read_heads(const struct reader *reader, struct model *model) {
     const char *architecture = reader->architecture;
-    if (!read_count(reader, "attention.head_count", MODEL_MOST_HEADS, &model->n_heads)) return false;
+    if (!read_count(reader, "attention.head_count", MODEL_MOST_HEADS, &model->n_heads))
+        return false;
     model->n_kv_heads = model->n_heads;
-    if (!read_count_if_any(reader, "attention.head_count_kv", MODEL_MOST_HEADS, &model->n_kv_heads)) {
+    if (!read_count_if_any(reader, "attention.head_count_kv", MODEL_MOST_HEADS,
+                           &model->n_kv_heads)) {
         return false;
     }
     if (model->n_heads % model->n_kv_heads != 0) {
@@ -223,7 +225,8 @@ static bool read_heads(const struct reader *reader, struct model *model) {
             architecture, value_length, model->head_dim);
     }
     size_t columns = 0;
-    if (!check_multiply(model->n_heads, model->head_dim, &columns) || columns > MODEL_MOST_COLUMNS) {
+    if (!check_multiply(model->n_heads, model->head_dim, &columns) ||
+        columns > MODEL_MOST_COLUMNS) {
         return refuse(reader, "%d heads of %d are more than %d columns", model->n_heads,
                       model->head_dim, MODEL_MOST_COLUMNS);
     }
