@@ -65,6 +65,8 @@ struct device {
     struct matmuls *matmuls;     /* matmul.cu's */
     struct sampler *sampler;     /* sample.cu's; NULL unless this rank samples */
     struct attention *attention; /* attend.cu's */
+    unsigned n_streams;             /* stream.cu's: reads so far */
+    cudaEvent_t lap_begin, lap_end; /* NULL before the first lap */
 };
 
 /* Launch errors surface at the next check; call it behind every launch. */
@@ -144,5 +146,12 @@ void cuda_append_kv(struct device *device, const struct rows *rows, const struct
 void cuda_attend(struct device *device, const struct rows *rows, const struct kv_cache *cache,
                  struct attend_shape shape, enum attend_part part, struct value q,
                  struct value out);
+
+/* stream.cu */
+void cuda_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
+                      size_t n_bytes);
+void cuda_copy(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
+double cuda_lap(struct device *device);
+void stream_close(struct device *device);
 
 #endif

@@ -267,6 +267,7 @@ static void prepare(struct device *device, const struct device_limits *limits) {
 static void cuda_close(struct device *device) {
     if (!device) return;
     CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    stream_close(device);
     attend_close(device);
     sample_close(device);
     matmul_close(device);
@@ -417,6 +418,9 @@ static struct device_ops make_ops(void) {
     ops.sample = cuda_sample;
     ops.put_history = cuda_put_history;
     ops.take_tokens = cuda_take_tokens;
+    ops.read_stream = cuda_read_stream;
+    ops.copy = cuda_copy;
+    ops.lap = cuda_lap;
     return ops;
 }
 

@@ -18,8 +18,8 @@
 #include <stdint.h>
 
 #include "clock.h"
-#include "desk.h"
 #include "device.h"
+#include "generation.h"
 #include "kv.h"
 #include "schedule.h"
 #include "topology.h"
@@ -115,7 +115,7 @@ struct batch_options {
     struct batch_limits limits;
     const struct topology *topology;
     struct control *control;             /* NULL in a world of one */
-    struct desk *desk;                   /* the leader's, NULL elsewhere */
+    const struct supply *supply;         /* the leader's, borrowed; NULL elsewhere */
     const struct device_ops *device_ops; /* the leader's, to take tokens */
     struct device *device;
     const volatile sig_atomic_t *stop; /* non-zero: end the walk at a step boundary */

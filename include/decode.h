@@ -66,6 +66,9 @@ size_t decode_arena_bytes(const struct program *program, const struct service *s
 size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_type kv_type);
 
 void decode_open(struct decode **decode, const struct decode_options *options);
+/* Fill this rank's part of the cache, where it has one, with made-up K and V (noise.h), so that
+ * generations may begin in the middle (generation.h, n_cached). */
+void decode_fill_cache(struct decode *decode, uint64_t seed, int n_threads);
 /* Walk the list of turns to its end. Called again it goes on where *stop (struct batch_options),
  * zero again, had ended the walk before. */
 void decode_run(struct decode *decode);

@@ -66,6 +66,10 @@ void desk_kept_close(struct desk_kept *kept);
  * those *n_found were among the inputs. False when `seconds` are over. */
 bool desk_restored(struct desk *desk, int *n_found, double seconds);
 
+/* The desk as the leader's supply, until desk_close: the four calls below, and n_ready of the
+ * counts. */
+struct supply desk_supply(struct desk *desk);
+
 /* The next generation to decode, or NULL when none is ready now. In input order, or with --order
  * longest the longest (prompt and most answer) of sixteen times `ahead`. */
 struct generation *desk_next(struct desk *desk);

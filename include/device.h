@@ -223,6 +223,16 @@ struct device_ops {
      * scores. Returns when it was done (clock_now_ns), as nearly as the device can tell. */
     int64_t (*take_tokens)(struct device *device, int slot, int step, int n_picked, int32_t *token,
                            struct token_score *score);
+
+    /* What benches compare with. Offsets and sizes are multiples of 64 bytes.
+     * Read `n_bytes` once and write nothing but `sum`, 8 bytes: the XOR of their 64-bit words. A
+     * device with several ways to read takes them in turn, call by call. */
+    void (*read_stream)(struct device *device, struct buffer *sum, struct buffer *from,
+                        size_t offset, size_t n_bytes);
+    void (*copy)(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
+    /* Wait for all that was enqueued. Returns the seconds it took since the last lap, as the
+     * device's own clock has them where there is one; of no meaning the first time. */
+    double (*lap)(struct device *device);
 };
 
 extern const struct device_ops device_cpu;

@@ -24,6 +24,9 @@ struct generation {
     /* Written by the desk before desk_next hands it over, constant afterwards. */
     int32_t *token;            /* (n_prompt + max_new): the prompt, then what the batch appends */
     int32_t n_prompt;          /* >= 1 */
+    int32_t n_cached;          /* < n_prompt: leading tokens whose K and V are taken to lie in the
+                                  cache; they are not computed. 0 but in benches, which fill the
+                                  cache with made-up ones */
     int32_t max_new;           /* >= 1; n_prompt + max_new <= context */
     struct sampling sampling;  /* stop_id holds every id that ends this generation */
     bool score_prompt;         /* log-probabilities of the prompt's tokens are wanted too */
@@ -46,6 +49,17 @@ struct generation {
     _Atomic bool cancelled; /* no more tokens are wanted */
     int64_t submitted_ns;   /* when the desk had it ready */
     void *owner;            /* the desk's record */
+};
+
+/* Where the leader's generations come from: the desk, or a list (benches, tests). Each call is
+ * given `of`; none of the first four waits. What they promise stands in desk.h. */
+struct supply {
+    struct generation *(*next)(void *of);
+    bool (*exhausted)(void *of);
+    int64_t (*n_ready)(void *of); /* generations that next would give now */
+    void (*poke)(void *of);
+    void (*wait)(void *of, double seconds);
+    void *of;
 };
 
 #endif

@@ -8,9 +8,9 @@
 #include "options.h"
 
 /* Print the GGUF file options->model to stdout: the file, its keys (long texts and arrays cut), its
- * tensors, totals per storage type. Returns the exit code: EXIT_DONE, or after one line on stderr
- * EXIT_USER for a file that cannot be opened or is damaged, EXIT_WORLD when stdout cannot be
- * written. */
+ * tensors, totals per storage type; or what stands for those in a shape. Returns the exit code:
+ * EXIT_DONE, or after one line on stderr EXIT_USER for a file that cannot be opened or is damaged,
+ * EXIT_WORLD when stdout cannot be written. */
 int inspect_run(const struct options *options);
 
 #endif

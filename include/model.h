@@ -12,7 +12,17 @@
 #include "gguf.h"
 #include "graph.h"
 
-/* Hyperparameters, from the file. */
+/* Limits of hyperparameters: far above any model known, far below where products of two overflow an
+ * int. */
+enum {
+    MODEL_MOST_LAYERS = 1024,
+    MODEL_MOST_COLUMNS = 1 << 22, /* of a value inside the model */
+    MODEL_MOST_HEADS = 1 << 12,
+    MODEL_MOST_TOKENS = 1 << 27,  /* of a vocabulary */
+    MODEL_MOST_CONTEXT = 1 << 30, /* tokens */
+};
+
+/* Hyperparameters, from a file or a shape. */
 struct model {
     const struct model_family *family;
     char name[128]; /* general.name, or the file's name; escaped for printing */
@@ -26,7 +36,7 @@ struct model {
     float norm_eps;
     float rope_base;
     float rope_scale;  /* linear scaling of positions, 1 = none */
-    bool rope_factors; /* the file has rope_freqs.weight */
+    bool rope_factors; /* there is a rope_freqs.weight */
     bool tied;         /* no output.weight: the head is the embedding */
 };
 
@@ -40,6 +50,9 @@ struct model_family {
  * supported. So is a tensor that is missing, of another shape than the family's graph needs, or
  * not named by that graph at all. */
 bool model_read(struct model *model, const struct gguf *gguf, struct fault *fault);
+
+/* The family called `architecture`, or NULL. */
+const struct model_family *model_find_family(const char *architecture, size_t n_bytes);
 
 /* Write the whole model: embedding to sampling. */
 void model_write_graph(struct graph *graph, const struct model *model);

@@ -4,7 +4,7 @@
  * group, argument, default, help, which commands take it, where it goes. Defaults, help texts and
  * refusals all come from the table. Options whose part is not built yet are rows too, refused by
  * name. Sizes are `512M`, `40G` (powers of 1024), durations `90`, `90s`, `10m`, `1h30m`,
- * `D-HH:MM:SS`.
+ * `D-HH:MM:SS`, lists `1,8,32` and `512-8192*2`.
  */
 #ifndef LAMINA_OPTIONS_H
 #define LAMINA_OPTIONS_H
@@ -17,7 +17,15 @@
 #include "check.h"
 #include "log.h"
 
-enum command { COMMAND_GENERATE, COMMAND_SLICES, COMMAND_INSPECT, COMMANDS };
+enum command {
+    COMMAND_GENERATE,
+    COMMAND_SLICES,
+    COMMAND_INSPECT,
+    COMMAND_BENCH_STEP,
+    COMMAND_BENCH_ATTENTION,
+    COMMAND_BENCH_WIRE,
+    COMMANDS
+};
 
 enum role_wish { ROLE_WISH_AUTO, ROLE_WISH_MODEL, ROLE_WISH_ATTENTION };
 enum kv_type { KV_F32, KV_F16, KV_BF16 };
@@ -34,6 +42,15 @@ struct step_range {
     int32_t first, last;
 };
 
+enum sheet_format { SHEET_TABLE, SHEET_CSV, SHEET_JSON, SHEET_JSONL };
+
+/* What `1,8,32` and `512-8192*2` stand for, in the order typed. */
+enum { LIST_MOST = 64 };
+struct number_list {
+    int n;
+    int64_t value[LIST_MOST]; /* 0 from n on */
+};
+
 /* "f32", "f16", "bf16". */
 const char *kv_type_name(enum kv_type type);
 
@@ -41,9 +58,10 @@ const char *kv_type_name(enum kv_type type);
  * given: derive it". */
 struct options {
     enum command command;
+    char *typed; /* the words behind the program's name, escaped; owned here */
 
     /* files */
-    const char *model;        /* -m; for inspect and slices also the operand */
+    const char *model;        /* -m; for inspect and slices also the operand; file or shape:... */
     const char *const *input; /* -i, (n_inputs), or inspect's further operands; the array is owned
                                  here, its words are argv's */
     int n_inputs;
@@ -52,6 +70,16 @@ struct options {
     bool resume, overwrite, retry_failed, strict;
     enum output_order output_order;
     enum input_order order;
+
+    /* measurement, of benches */
+    struct number_list batch;  /* sequences of a slot */
+    struct number_list length; /* tokens in the cache of each */
+    struct number_list sizes;  /* bytes of a block */
+    struct number_list fan;    /* blocks of a message */
+    int repeat, warmup;
+    enum sheet_format format;
+    int64_t footprint;                 /* bytes walked through before any is read again */
+    int n_heads, n_kv_heads, head_dim; /* -1: the model's, or Llama 3 8B's */
 
     /* text and sampling defaults (a request's body comes first) */
     bool chat;                 /* plain prompts become user messages */
@@ -127,8 +155,9 @@ void options_print_command_help(enum command command, FILE *out);
 
 const char *command_name(enum command command);
 
-/* True when `word` names a command that is built. */
-bool command_find(const char *word, enum command *command);
+/* How many words behind argv[0] name a command that is built ("bench step" is two); 0: they name
+ * none. */
+int command_find(int argc, char **argv, enum command *command);
 
 /* A hash over all that must be equal on every rank of a job: every option but --role, however it
  * was spelled, and the build (version and commit). argv must be one that options_parse takes. */
@@ -155,5 +184,9 @@ bool parse_size(const char *text, int64_t *bytes);
 bool parse_duration(const char *text, double *seconds);
 bool parse_int(const char *text, int64_t least, int64_t most, int64_t *out);
 bool parse_real(const char *text, double least, double most, double *out);
+/* Numbers and ranges, separated by commas: `8`, `1-8` (every one), `0-100+25`, `512-8192*2`; every
+ * number within least..most and written as parse_size takes it when `sizes`, else in digits; at
+ * most LIST_MOST. */
+bool parse_list(const char *text, bool sizes, int64_t least, int64_t most, struct number_list *out);
 
 #endif

@@ -1,6 +1,6 @@
 /* slices.h - `lamina slices`: what the converter makes of a model.
  *
- * Reads the model file's header, no weights and no MPI; one process.
+ * Reads the model file's header or a shape, no weights and no MPI; one process.
  */
 #ifndef LAMINA_SLICES_H
 #define LAMINA_SLICES_H

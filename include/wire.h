@@ -1,9 +1,10 @@
 /* wire.h - the second seam: how bytes reach a peer.
  *
  * Messages are named by what they carry; the enum is the whole protocol (and gives MPI its tags). A
- * value is scattered or gathered as a fan of blocks, one a peer: rows by owner of the sequence,
- * columns by head. One call covers all peers, so that an implementation can group them or write to
- * all from one kernel. Two calls for the same pair and direction keep their order.
+ * value is scattered or gathered as a fan of blocks: rows by owner of the sequence, columns by
+ * head. Decoding has one block a peer; several to one peer go in their order. One call covers all
+ * peers, so that an implementation can group them or write to all from one kernel. Two calls for
+ * the same pair and direction keep their order.
  *
  * Rules (docs/design.md section 4): every message has one place in the list of turns; OUT from a
  * peer acknowledges the Q and KV sent to it; every wait has a deadline and a name, and on expiry

@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "bench.h"
 #include "check.h"
 #include "generate.h"
 #include "inspect.h"
@@ -42,6 +43,18 @@ static int run_inspect(int argc, char **argv, const struct options *options) {
     return inspect_run(options);
 }
 
+static int run_bench_step(int argc, char **argv, const struct options *options) {
+    return bench_step_run(options, options_hash(argc, argv));
+}
+
+static int run_bench_attention(int argc, char **argv, const struct options *options) {
+    return bench_attention_run(options, options_hash(argc, argv));
+}
+
+static int run_bench_wire(int argc, char **argv, const struct options *options) {
+    return bench_wire_run(options, options_hash(argc, argv));
+}
+
 static const struct {
     int (*run)(int argc, char **argv, const struct options *options);
     bool over_ranks; /* runs on every rank of MPI_COMM_WORLD */
@@ -49,6 +62,9 @@ static const struct {
     [COMMAND_GENERATE] = {run_generate, true},
     [COMMAND_SLICES] = {run_slices, false},
     [COMMAND_INSPECT] = {run_inspect, false},
+    [COMMAND_BENCH_STEP] = {run_bench_step, true},
+    [COMMAND_BENCH_ATTENTION] = {run_bench_attention, true},
+    [COMMAND_BENCH_WIRE] = {run_bench_wire, true},
 };
 
 /* ---- signals about the process itself ---- */
@@ -189,7 +205,7 @@ int main(int argc, char **argv) {
     struct options options;
     struct fault fault = {0};
     options_parse(&options, argc, argv, &fault);
-    bool over_ranks = argc > 1 && command_find(argv[1], &command) && commands[command].over_ranks;
+    bool over_ranks = command_find(argc, argv, &command) && commands[command].over_ranks;
     if (fault.kind != FAULT_NONE && !(over_ranks && environment.launched)) {
         if (first) log_error("%s", fault.text);
         return (int)fault.kind;

@@ -1,8 +1,7 @@
 /* rig.c - whole runs inside a test program. See rig.h.
  *
  * Composes what src/command/generate.c composes, in the same order, with the sizes given instead of
- * derived and the desk replaced. The desk's functions that the leader calls are defined here, all
- * of them, so that the library's desk.o is not linked.
+ * derived and a list in the desk's place.
  */
 #include "rig.h"
 
@@ -17,32 +16,35 @@
 /* Other programs may use the machine while tests run. */
 static const double patience_s = 240;
 
-/* ---- the desk: a list -------------------------------------------------------------------------
+/* ---- the supply: a list -----------------------------------------------------------------------
  */
 
-struct desk {
+struct supplied {
     struct rig_list *list;
     int next;
 };
 
-struct generation *desk_next(struct desk *desk) {
-    return desk->next < desk->list->n ? desk->list->generation[desk->next++] : NULL;
+static struct generation *list_next(void *of) {
+    struct supplied *list = of;
+    return list->next < list->list->n ? list->list->generation[list->next++] : NULL;
 }
 
-bool desk_exhausted(struct desk *desk) {
-    return desk->next == desk->list->n;
+static bool list_exhausted(void *of) {
+    const struct supplied *list = of;
+    return list->next == list->list->n;
 }
 
-void desk_poke(struct desk *desk) {
-    (void)desk;
+static int64_t list_n_ready(void *of) {
+    const struct supplied *list = of;
+    return list->list->n - list->next;
 }
 
-void desk_wait(struct desk *desk, double seconds) {
-    (void)desk, (void)seconds;
+static void list_poke(void *of) {
+    (void)of;
 }
 
-struct desk_counts desk_counts(struct desk *desk) {
-    return (struct desk_counts){.n_ready = desk->list->n - desk->next};
+static void list_wait(void *of, double seconds) {
+    (void)of, (void)seconds;
 }
 
 /* ---- who answers ------------------------------------------------------------------------------
@@ -52,15 +54,15 @@ void rig_model_open(struct rig_model *model, const char *path, int context) {
     struct fault fault = {0};
     struct device_options loader = {.n_threads = 1};
     *model = (struct rig_model){.context = context};
-    if (!gguf_open(&model->gguf, path, &fault) ||
-        !model_read(&model->model, &model->gguf, &fault) ||
+    if (!source_open(&model->source, &model->model, path, 0, &fault) ||
         !device_cpu.open(&model->device, &loader, &fault))
         check_fail("%s", fault.text);
     graph_open(&model->graph, (int)sizeof(float));
     model_write_graph(&model->graph, &model->model);
     program_open(&model->cut, &model->graph, false);
     program_open(&model->whole, &model->graph, true);
-    weights_open(&model->weights, &model->graph, &model->gguf, &device_cpu, model->device, context);
+    weights_open(&model->weights, &model->graph, &model->source, &device_cpu, model->device,
+                 context);
 }
 
 void rig_model_close(struct rig_model *model) {
@@ -69,7 +71,7 @@ void rig_model_close(struct rig_model *model) {
     program_close(&model->whole);
     graph_close(&model->graph);
     device_cpu.close(model->device);
-    gguf_close(&model->gguf);
+    source_close(&model->source);
 }
 
 /* Attention ranks learn the program's messages and shapes. */
@@ -125,7 +127,8 @@ struct run {
     const struct wire_ops *wire_ops;
     struct wire *wire;
     struct control *control;
-    struct desk desk;
+    struct supplied supplied;
+    struct supply supply;
     struct batch *batch;
     struct decode *decode;
 };
@@ -212,7 +215,7 @@ static void open_decode(struct run *run) {
     struct batch_options batch = {.limits = run->limits,
                                   .topology = &group->topology,
                                   .control = run->control,
-                                  .desk = group->topology.leader ? &run->desk : NULL,
+                                  .supply = group->topology.leader ? &run->supply : NULL,
                                   .device_ops = &run->device_ops,
                                   .device = run->device,
                                   .stop = &never};
@@ -257,7 +260,9 @@ static void renew(struct rig_list *list) {
 
 struct rig_counts rig_run(const struct rig_group *group, const struct rig_case *what,
                           struct rig_list *list) {
-    struct run run = {.group = group, .what = what, .desk = {.list = list}};
+    struct run run = {.group = group, .what = what, .supplied = {.list = list}};
+    run.supply = (struct supply){list_next, list_exhausted, list_n_ready,
+                                 list_poke, list_wait,      &run.supplied};
     struct rig_counts counts = {.n_rows = {0}};
     if (list) renew(list);
     memset(rows_in_slot, 0, sizeof rows_in_slot);
@@ -265,6 +270,7 @@ struct rig_counts rig_run(const struct rig_group *group, const struct rig_case *
     open_device(&run);
     open_wire(&run);
     open_decode(&run);
+    if (what->kv_noise) decode_fill_cache(run.decode, what->kv_noise, what->n_threads);
     decode_run(run.decode);
     if (group->topology.leader) counts.batch = batch_counts(run.batch);
     memcpy(counts.n_rows, rows_in_slot, sizeof rows_in_slot);

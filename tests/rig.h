@@ -1,9 +1,9 @@
-/* rig.h - whole runs inside a test program: the composition of `lamina generate` with a desk that
- * serves a list, so that one launch can walk hundreds of configurations.
+/* rig.h - whole runs inside a test program: the composition of `lamina generate` with a list
+ * in the desk's place, so that one launch can walk hundreds of configurations.
  *
  * A model is opened once on each rank that plays the model rank, a group once for each layout over
  * a communicator; a run opens device, wire, batch and decode, walks the list of turns to its end
- * and closes them again. Linking rig.o takes the place of the library's desk.o.
+ * and closes them again.
  */
 #ifndef LAMINA_RIG_H
 #define LAMINA_RIG_H
@@ -13,7 +13,6 @@
 
 #include "decode.h"
 #include "generation.h"
-#include "gguf.h"
 #include "model.h"
 
 /* ---- what is asked --------------------------------------------------------------------------- */
@@ -48,7 +47,7 @@ bool rig_list_equal(const struct rig_list *made, const struct rig_list *expected
 /* ---- who answers ----------------------------------------------------------------------------- */
 
 struct rig_model {
-    struct gguf gguf;
+    struct source source;
     struct model model;
     struct graph graph;
     struct program cut, whole; /* disaggregated; colocated */
@@ -83,6 +82,7 @@ struct rig_case {
     int max_batch, max_rows; /* max_batch <= max_rows, as options demand */
     int n_pages;             /* of each owner; 0: as many as can be used */
     bool q_first;
+    uint64_t kv_noise;                   /* seed of made-up K and V in the cache; 0: none */
     bool no_progress;                    /* messages move only when a rank waits */
     const struct device_ops *device_ops; /* a copy of device_cpu with operators wrapped, or NULL */
     const struct wire_ops *wire_ops;     /* likewise of wire_mpi */

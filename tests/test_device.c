@@ -113,6 +113,74 @@ static void memory_is_zeroed_and_keeps_what_it_is_given(void **state) {
     subjects_close(&subjects);
 }
 
+/* Reads of every size give the XOR of what was uploaded, and of nothing beside it. */
+static void a_stream_reads_every_word_once(void **state) {
+    (void)state;
+    static const size_t lines[] = {0, 1, 2, 3, 64, 1000, 9999};
+    enum { BYTES = 10000 * 64, OFFSET = 64 };
+    uint64_t *word = take(BYTES, 1);
+    for (size_t at = 0; at < BYTES / 8; at++)
+        word[at] = at * 0x9E3779B97F4A7C15ull + 1;
+    for (size_t kind = 0; kind < sizeof tested / sizeof *tested; kind++) {
+        const struct device_ops *ops = tested[kind].ops;
+        if (ops->count() == 0) continue;
+        for (int n_threads = 1; n_threads <= 3; n_threads++) {
+            struct device_options options = {.n_threads = n_threads};
+            struct device *device;
+            struct fault fault = {0};
+            assert_true(ops->open(&device, &options, &fault));
+            struct buffer *from = ops->alloc(device, BYTES), *sum = ops->alloc(device, 64);
+            ops->upload(device, from, 0, word, BYTES);
+            for (size_t size = 0; size < sizeof lines / sizeof *lines; size++) {
+                uint64_t expected = 0, found[2] = {~0ull, ~0ull};
+                for (size_t at = 0; at < lines[size] * 8; at++)
+                    expected ^= word[OFFSET / 8 + at];
+                for (int call = 0; call < 4; call++) { /* every way the device has */
+                    ops->upload(device, sum, 0, found, sizeof found);
+                    ops->read_stream(device, sum, from, OFFSET, lines[size] * 64);
+                    uint64_t back[2];
+                    ops->download(device, back, sum, 0, sizeof back);
+                    assert_true(back[0] == expected && back[1] == ~0ull);
+                }
+            }
+            ops->release(device, from);
+            ops->release(device, sum);
+            ops->close(device);
+        }
+    }
+    free(word);
+}
+
+static void a_copy_is_equal_and_no_longer(void **state) {
+    (void)state;
+    enum { BYTES = 1003 * 64, COPIED = 1001 * 64 };
+    unsigned char *given = take(BYTES, 1), *back = take(BYTES, 1);
+    for (size_t at = 0; at < BYTES; at++)
+        given[at] = (unsigned char)(at * 37 + at / 251 + 1);
+    for (size_t kind = 0; kind < sizeof tested / sizeof *tested; kind++) {
+        const struct device_ops *ops = tested[kind].ops;
+        if (ops->count() == 0) continue;
+        struct device_options options = {.n_threads = 3};
+        struct device *device;
+        struct fault fault = {0};
+        assert_true(ops->open(&device, &options, &fault));
+        struct buffer *from = ops->alloc(device, BYTES), *to = ops->alloc(device, BYTES);
+        ops->upload(device, from, 0, given, BYTES);
+        ops->lap(device);
+        ops->copy(device, to, from, COPIED);
+        assert_true(ops->lap(device) > 0);
+        ops->download(device, back, to, 0, BYTES);
+        assert_memory_equal(back, given, COPIED);
+        for (size_t at = COPIED; at < BYTES; at++)
+            assert_int_equal(back[at], 0);
+        ops->release(device, from);
+        ops->release(device, to);
+        ops->close(device);
+    }
+    free(given);
+    free(back);
+}
+
 static void elements_have_their_sizes(void **state) {
     (void)state;
     assert_int_equal(element_bytes(ELEMENT_F32), 4);
@@ -207,6 +275,8 @@ int main(void) {
         cmocka_unit_test(a_missing_instruction_set_is_the_users_fault),
         cmocka_unit_test(prepare_takes_what_it_says),
         cmocka_unit_test(memory_is_zeroed_and_keeps_what_it_is_given),
+        cmocka_unit_test(a_stream_reads_every_word_once),
+        cmocka_unit_test(a_copy_is_equal_and_no_longer),
         cmocka_unit_test(elements_have_their_sizes),
         cmocka_unit_test(results_are_rounded_to_nearest),
         cmocka_unit_test(long_operators_let_the_wire_move),

@@ -113,12 +113,39 @@ static void a_file_is_printed(void **state) {
     free(printed);
 }
 
+/* Sizes by hand: 2 layers of 11 tensors, embedding and last norm; the head is the embedding. */
+static void a_shape_is_printed(void **state) {
+    (void)state;
+    static const char config[] =
+        "{\"model_type\": \"qwen3\", \"hidden_size\": 8, \"intermediate_size\": 12,"
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+        "\"head_dim\": 6, \"vocab_size\": 10, \"max_position_embeddings\": 99,"
+        "\"rms_norm_eps\": 1e-6, \"tie_word_embeddings\": true}";
+    char name[300];
+    size_t n_printed;
+    assert_true(scratch_write(scratch_path("tiny.json"), config, sizeof config - 1));
+    snprintf(name, sizeof name, "shape:%s", scratch_path("tiny.json"));
+    assert_int_equal(run(name, scratch_path("printed")), EXIT_DONE);
+    char *printed = (char *)scratch_read(scratch_path("printed"), &n_printed);
+    printed[n_printed] = 0;
+    line_is(printed, "heads", "heads 2 on 1 KV heads of 6");
+    line_is(printed, "vocabulary", "vocabulary 10, head tied to the embedding");
+    line_is(printed, "blk.1.attn_k.weight", "blk.1.attn_k.weight BF16 8 x 6 96");
+    line_is(printed, "blk.1.attn_k_norm.weight", "blk.1.attn_k_norm.weight F32 6 24");
+    /* a layer: 96 + 48 + 48 + 96 of attention, 3 x 96 of the network, 2 x 8 + 2 x 6 of norms */
+    line_is(printed, "BF16", "BF16 15 1232 2464");
+    line_is(printed, "F32", "F32 9 64 256");
+    line_is(printed, "all", "all 24 1296 2720");
+    free(printed);
+}
+
 static void failures_have_their_code(void **state) {
     (void)state;
     assert_int_equal(run(scratch_path("absent.gguf"), scratch_path("printed")), EXIT_USER);
     assert_int_equal(run(NULL, scratch_path("printed")), EXIT_USER);
     assert_true(scratch_write(scratch_path("bad.gguf"), "not a model of any kind..", 25));
     assert_int_equal(run(scratch_path("bad.gguf"), scratch_path("printed")), EXIT_USER);
+    assert_int_equal(run("shape:unheard-of", scratch_path("printed")), EXIT_USER);
     if (access("/dev/full", W_OK) == 0) assert_int_equal(run(make(), "/dev/full"), EXIT_WORLD);
 }
 
@@ -126,6 +153,7 @@ int main(void) {
     log_setup(LOG_QUIET, false);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_is_printed),
+        cmocka_unit_test(a_shape_is_printed),
         cmocka_unit_test(failures_have_their_code),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);

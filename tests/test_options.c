@@ -251,6 +251,59 @@ static void other_commands_take_their_file_as_a_word(void **state) {
     options_close(&options);
 }
 
+static void benches_are_commands_of_two_words(void **state) {
+    (void)state;
+    struct options options;
+    struct line line;
+    assert_parses(&options, &line,
+                  "bench step -m shape:llama-3-8b --batch 1,32 -r 150 -o f.csv "
+                  "--format csv --slots 2");
+    assert_int_equal(options.command, COMMAND_BENCH_STEP);
+    assert_string_equal(options.model, "shape:llama-3-8b");
+    assert_int_equal(options.batch.n, 2);
+    assert_int_equal(options.batch.value[1], 32);
+    assert_int_equal(options.length.value[0], 512);
+    assert_int_equal(options.repeat, 150);
+    assert_int_equal(options.warmup, 1);
+    assert_int_equal(options.format, SHEET_CSV);
+    assert_int_equal(options.slots, 2);
+    assert_int_equal(options.footprint, 1 << 30);
+    assert_string_equal(options.typed,
+                        "bench step -m shape:llama-3-8b --batch 1,32 -r 150 -o f.csv "
+                        "--format csv --slots 2");
+    options_close(&options);
+    assert_parses(&options, &line, "bench wire --sizes 16-1K*4,2M");
+    assert_int_equal(options.command, COMMAND_BENCH_WIRE);
+    assert_int_equal(options.sizes.n, 5);
+    assert_int_equal(options.sizes.value[4], 2 << 20);
+    assert_int_equal(options.fan.n, 3);
+    assert_string_equal(options.typed, "bench wire --sizes '16-1K*4,2M'");
+    options_close(&options);
+    assert_parses(&options, &line, "bench attention --heads 9 --kv-heads 3 --head-dim 64");
+    assert_int_equal(options.command, COMMAND_BENCH_ATTENTION);
+    assert_int_equal(options.n_kv_heads, 3);
+    options_close(&options);
+    assert_refused("bench", "lamina bench needs one word more: step, attention, wire");
+    assert_refused("bench stp", "unknown command bench stp; there are: step, attention, wire");
+    assert_refused("bench replay --requests f", "lamina bench replay is not built yet; it is to "
+                                                "play the requests of a trace at their times");
+    assert_refused("bench step", "no model: give lamina bench step -m FILE");
+    assert_refused("bench step m", "unexpected m: it belongs to no option");
+    assert_refused("bench step --batch 0", "--batch 0: expected whole numbers from 1 to 1000000, "
+                                           "at most 64: 1,8,32, 1-8, 0-100+25 or 512-8192*2");
+    assert_refused("bench wire --sizes 15", "--sizes 15: expected sizes from 16 to 1073741824, at "
+                                            "most 64: 4K,1M, 4K-64K+4K or 16-64M*4");
+    assert_refused("bench wire --sizes 24", "--sizes: 24 is not a multiple of 16");
+    assert_refused("bench attention --footprint 1023K",
+                   "--footprint 1047552 is less than 1M: it is to be larger than caches");
+    assert_refused("bench wire --batch 1", "--batch is an option of lamina bench step, not of "
+                                           "lamina bench wire");
+    assert_refused(
+        "bench attention -m f --heads 8",
+        "-m gives the heads of a model, and --heads, --kv-heads and --head-dim are heads "
+        "without one: give one or the other");
+}
+
 static void unknown_words_are_named(void **state) {
     (void)state;
     assert_refused("genrate -m x", "unknown command genrate; did you mean lamina generate?");
@@ -426,7 +479,12 @@ static void help_and_version_are_recognised(void **state) {
     assert_int_equal(command, COMMAND_GENERATE);
     assert_int_equal(wish_of("inspect -- --help", &command), OPTIONS_RUN);
     assert_int_equal(wish_of("generate -m x", &command), OPTIONS_RUN);
-    assert_int_equal(wish_of("bench --help", &command), OPTIONS_RUN);
+    assert_int_equal(wish_of("bench --help", &command), OPTIONS_HELP);
+    assert_int_equal(wish_of("bench wire --help", &command), OPTIONS_COMMAND_HELP);
+    assert_int_equal(command, COMMAND_BENCH_WIRE);
+    assert_int_equal(wish_of("help bench step", &command), OPTIONS_COMMAND_HELP);
+    assert_int_equal(command, COMMAND_BENCH_STEP);
+    assert_int_equal(wish_of("sweep", &command), OPTIONS_RUN);
 }
 
 int main(void) {
@@ -437,6 +495,7 @@ int main(void) {
         cmocka_unit_test(layout_and_memory_options_land),
         cmocka_unit_test(steps_are_all_or_some),
         cmocka_unit_test(other_commands_take_their_file_as_a_word),
+        cmocka_unit_test(benches_are_commands_of_two_words),
         cmocka_unit_test(unknown_words_are_named),
         cmocka_unit_test(missing_values_are_named),
         cmocka_unit_test(bad_values_are_named_with_what_is_allowed),

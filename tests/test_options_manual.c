@@ -71,9 +71,28 @@ static void suggestions_are_unambiguous(void **state) {
 
 /* ---- the man pages ---- */
 
+/* The first word of a command names its page. */
+static bool same_page(enum command a, enum command b) {
+    size_t n_bytes = strcspn(command_name(a), " ");
+    return n_bytes == strcspn(command_name(b), " ") &&
+           memcmp(command_name(a), command_name(b), n_bytes) == 0;
+}
+
+/* Whether one of the commands on the page of `command` has the option. */
+static bool page_has(enum command command, const char *name, size_t n_bytes) {
+    for (int other = 0; other < COMMANDS; other++) {
+        if (same_page((enum command)other, command) &&
+            options_find(name, n_bytes, (enum command)other))
+            return true;
+    }
+    return false;
+}
+
 static char *read_page(enum command command) {
     char path[512];
-    snprintf(path, sizeof path, TESTS_DIR "/../docs/man/lamina-%s.1", command_name(command));
+    const char *name = command_name(command);
+    snprintf(path, sizeof path, TESTS_DIR "/../docs/man/lamina-%.*s.1", (int)strcspn(name, " "),
+             name);
     FILE *file = fopen(path, "r");
     if (!file) fail_msg("cannot open %s", path);
     size_t capacity = 1 << 20;
@@ -142,12 +161,18 @@ static void every_entry_is_an_option(void **state) {
             const char *name = strstr(entry, "--");
             if (!name || strstr(entry, "--help")) continue;
             name += 2;
-            if (!options_find(name, strcspn(name, " "), (enum command)command))
+            if (!page_has((enum command)command, name, strcspn(name, " ")))
                 fail_msg("lamina-%s.1 has an entry for --%s", command_name((enum command)command),
                          name);
         }
         free(page);
     }
+}
+
+/* Add text as roff wants it: dashes are marked. */
+static void mark(char *out, const char *text) {
+    for (; *text; text++)
+        strcat(out, *text == '-' ? "\\-" : (char[]){*text, 0});
 }
 
 /* A default of the table stands in brackets at the end of its entry. */
@@ -158,11 +183,10 @@ static void defaults_stand_in_the_page(void **state) {
         for (size_t index = 0; index < n_rows; index++) {
             const struct option_row *row = &rows[index];
             if (!(row->commands & 1u << command) || !row->initial) continue;
-            char expected[128];
-            /* names hold dashes, which roff wants marked */
-            char tag[256] = "\\-\\-";
-            for (const char *c = row->name; *c; c++)
-                strcat(tag, *c == '-' ? "\\-" : (char[]){*c, 0});
+            char expected[128] = "Default: ", tag[256] = "\\-\\-";
+            mark(tag, row->name);
+            mark(expected, row->initial);
+            strcat(expected, ".");
             const char *entry = strstr(page, tag);
             while (entry && strncmp(entry + strlen(tag), "\\fR", 3) != 0)
                 entry = strstr(entry + 1, tag);
@@ -170,7 +194,6 @@ static void defaults_stand_in_the_page(void **state) {
             const char *end = strstr(entry, "\n.TP\n");
             const char *section = strstr(entry, "\n.S");
             if (!end || (section && section < end)) end = section;
-            snprintf(expected, sizeof expected, "Default: %s.", row->initial);
             const char *found = strstr(entry, expected);
             if (!found || found > end)
                 fail_msg("lamina-%s.1, --%s: \"%s\" not found", command_name((enum command)command),

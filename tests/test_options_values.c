@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h> /* needs those above */
 
@@ -149,6 +150,83 @@ static void clear(void) {
         unsetenv(names[index]);
 }
 
+static void assert_list(const char *text, bool sizes, int n, const int64_t *value) {
+    struct number_list list;
+    memset(&list, 0xff, sizeof list);
+    if (!parse_list(text, sizes, 0, INT64_MAX, &list)) fail_msg("%s was refused", text);
+    assert_int_equal(list.n, n);
+    for (int at = 0; at < LIST_MOST; at++) /* the hash over ranks reads all of it */
+        assert_int_equal(list.value[at], at < n ? value[at] : 0);
+}
+#define LIST(...)                                                                                  \
+    (int)(sizeof(int64_t[]){__VA_ARGS__} / sizeof(int64_t)), (int64_t[]) {                         \
+        __VA_ARGS__                                                                                \
+    }
+
+static void lists_are_numbers_and_ranges(void **state) {
+    (void)state;
+    assert_list("7", false, LIST(7));
+    assert_list("1,8,32", false, LIST(1, 8, 32));
+    assert_list("32,8,8", false, LIST(32, 8, 8)); /* as typed */
+    assert_list("1-4", false, LIST(1, 2, 3, 4));
+    assert_list("5-5", false, LIST(5));
+    assert_list("0-100+25", false, LIST(0, 25, 50, 75, 100));
+    assert_list("0-99+25", false, LIST(0, 25, 50, 75));
+    assert_list("512-8192*2", false, LIST(512, 1024, 2048, 4096, 8192));
+    assert_list("512-8191*2", false, LIST(512, 1024, 2048, 4096));
+    assert_list("3,10-12,100-1000*10", false, LIST(3, 10, 11, 12, 100, 1000));
+    assert_list("16,4K,1M", true, LIST(16, 4096, 1048576));
+    assert_list(
+        "16-64M*4", true,
+        LIST(16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864));
+    assert_list("4K-16K+4K", true, LIST(4096, 8192, 12288, 16384));
+    assert_list("9223372036854775806-9223372036854775807", false, LIST(INT64_MAX - 1, INT64_MAX));
+    assert_list("4611686018427387904-9223372036854775807*2", false, LIST((int64_t)1 << 62));
+}
+
+static void lists_that_are_none_are_refused(void **state) {
+    (void)state;
+    static const char *const refused[] = {"",
+                                          ",",
+                                          "1,",
+                                          ",1",
+                                          "1,,2",
+                                          "a",
+                                          "1-",
+                                          "-1",
+                                          "1-2-3",
+                                          "2-1",
+                                          "1-8*1",
+                                          "1-8*0",
+                                          "0-8*2",
+                                          "1-8+0",
+                                          "1-8+",
+                                          "1-8*",
+                                          "1 2",
+                                          "1, 2",
+                                          "1-8*-2",
+                                          "0x8",
+                                          "1.5",
+                                          "1K",
+                                          "1-8/2",
+                                          "+1",
+                                          "1-100",
+                                          "5-70",
+                                          "200",
+                                          "1-64,65",
+                                          "99999999999999999999",
+                                          "1-8*9999999999999999999999"};
+    for (size_t at = 0; at < sizeof refused / sizeof *refused; at++) {
+        struct number_list list = {.n = -7};
+        if (parse_list(refused[at], false, 0, 99, &list)) fail_msg("%s was taken", refused[at]);
+        assert_int_equal(list.n, -7);
+    }
+    struct number_list list;
+    assert_true(parse_list("1-64", false, 1, 64, &list)); /* as many as there may be */
+    assert_false(parse_list("0-64", false, 1, 64, &list));
+    assert_false(parse_list("16-64M*4.5", true, 0, INT64_MAX, &list));
+}
+
 static void a_bare_environment_says_nothing(void **state) {
     (void)state;
     struct environment environment;
@@ -261,6 +339,8 @@ int main(void) {
         cmocka_unit_test(sizes_are_powers_of_1024),
         cmocka_unit_test(durations_are_seconds),
         cmocka_unit_test(numbers_are_whole_words_in_range),
+        cmocka_unit_test(lists_are_numbers_and_ranges),
+        cmocka_unit_test(lists_that_are_none_are_refused),
         cmocka_unit_test(a_bare_environment_says_nothing),
         cmocka_unit_test(a_batch_script_is_not_a_launcher),
         cmocka_unit_test(slurm_says_job_end_and_parts),

@@ -31,7 +31,7 @@ static const double DAY_S = 86400;
 struct dry_run {
     const struct options *options;
     struct topology topology; /* as started */
-    struct gguf gguf;
+    struct source source;
     struct model model;
     struct graph graph;
     struct program program;
@@ -74,8 +74,7 @@ static bool find_layout(struct dry_run *dry, struct fault *fault) {
 }
 
 static bool open_model(struct dry_run *dry, struct fault *fault) {
-    if (!gguf_open(&dry->gguf, dry->options->model, fault) ||
-        !model_read(&dry->model, &dry->gguf, fault))
+    if (!source_open(&dry->source, &dry->model, dry->options->model, dry->options->seed, fault))
         return false;
     graph_open(&dry->graph, (int)sizeof(float));
     model_write_graph(&dry->graph, &dry->model);
@@ -100,7 +99,7 @@ static struct budget budget_of(const struct dry_run *dry, int rank) {
                                  .layout = &dry->layout,
                                  .limits = &dry->limits,
                                  .weight_bytes =
-                                     (int64_t)weights_bytes(&dry->graph, &dry->gguf, &device_cpu),
+                                     (int64_t)weights_bytes(&dry->graph, &dry->source, &device_cpu),
                                  .vocabulary = dry->model.vocabulary,
                                  .n_threads = dry->resources.n_threads,
                                  .options = dry->options};
@@ -143,11 +142,11 @@ static bool find_pages(struct dry_run *dry, struct fault *fault) {
 
 static bool open_text(struct dry_run *dry, struct fault *fault) {
     const struct options *options = dry->options;
-    if (!tokenizer_open(&dry->tokenizer, &dry->gguf, fault)) return false;
+    if (!tokenizer_open(&dry->tokenizer, &dry->source.gguf, fault)) return false;
     if (options->chat_template) {
         if (!template_find_name(&dry->chat_template, options->chat_template, fault)) return false;
     } else {
-        template_find(&dry->chat_template, &dry->gguf, &dry->template_fault);
+        template_find(&dry->chat_template, &dry->source.gguf, &dry->template_fault);
     }
     dry->rules = (struct request_rules){
         .tokenizer = dry->tokenizer,
@@ -164,7 +163,7 @@ static bool open_text(struct dry_run *dry, struct fault *fault) {
 
 static bool open_results(struct dry_run *dry, struct fault *fault) {
     char fingerprint[33];
-    gguf_fingerprint(&dry->gguf, fingerprint);
+    gguf_fingerprint(&dry->source.gguf, fingerprint);
     if (dry->options->checkpoint && !checkpoint_folder_check(dry->options, fault)) return false;
     return results_look(&dry->results, dry->options, fingerprint, fault);
 }
@@ -243,7 +242,7 @@ static void print_model(const struct dry_run *dry) {
         "context %d; %s\n",
         model->name, model->family->architecture, model->n_layers, model->hidden, model->n_heads,
         model->n_kv_heads, model->head_dim, model->vocabulary, model->context,
-        progress_size(size, (int64_t)dry->gguf.file_bytes));
+        progress_size(size, (int64_t)dry->source.gguf.file_bytes));
     if (dry->chat_template) {
         printf("template   %s\n", template_name(dry->chat_template));
     } else {
@@ -362,7 +361,7 @@ static void close_all(struct dry_run *dry) {
     service_close(&dry->service);
     program_close(&dry->program);
     graph_close(&dry->graph);
-    gguf_close(&dry->gguf);
+    source_close(&dry->source);
     topology_close(&dry->topology);
 }
 

@@ -1,8 +1,7 @@
 /* generate.c - `lamina generate`: compose a run, walk it, say how it ended.
  *
- * Opening goes in stages, each agreed over the ranks before the next, so that a fault on one rank
- * is said once and ends all of them. Only here stands which device and which wire a run uses. The
- * leader reads the model and the requests; attention ranks never open a file.
+ * What decodes is opened by the stages of compose.h; between them stands the leader's text side.
+ * The leader reads the requests; attention ranks never open a file.
  */
 #include "generate.h"
 
@@ -11,70 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "batch.h"
-#include "budget.h"
 #include "checkpoint.h"
 #include "checkpoint_folder.h"
 #include "clock.h"
-#include "decode.h"
-#include "desk.h"
+#include "compose.h"
 #include "dry_run.h"
 #include "json_text.h"
 #include "log.h"
-#include "messages.h"
-#include "model.h"
-#include "program.h"
-#include "report.h"
-#include "resources.h"
-#include "results.h"
 #include "time_limit.h"
-#include "topology.h"
 #include "trace.h"
-#include "weights.h"
-
-/* Start and end of a run may read and write whole files: their waits get this many deadlines. */
-enum { PATIENCE = 30 };
-
-/* Everything a run holds, in the order it is opened. */
-struct run {
-    const struct options *options;
-    int64_t begin_ns;
-    struct environment environment;
-    struct topology topology;
-    struct resources resources;
-    struct budget budget;
-    /* model ranks */
-    struct gguf gguf;
-    struct model model;
-    struct graph graph;
-    struct program program;
-    struct weights weights;
-    /* all ranks */
-    struct service service;
-    struct batch_limits limits;
-    const struct device_ops *device_ops;
-    struct device *device;
-    const struct wire_ops *wire_ops; /* NULL when colocated */
-    struct wire *wire;
-    struct control *control;
-    struct trace *trace; /* NULL without --trace and --timeline */
-    struct batch *batch;
-    struct decode *decode;
-    struct checkpoint *checkpoint; /* NULL without --checkpoint */
-    volatile sig_atomic_t halt;    /* the walk of the list of turns is to end */
-    /* the leader */
-    struct tokenizer *tokenizer;
-    const struct chat_template *chat_template;
-    struct fault template_fault;
-    struct request_rules rules;
-    struct results *results;
-    struct desk *desk;
-    struct desk_counts desk_counts;
-    const struct checkpoint_progress *progress; /* what a checkpoint has to go on with, or NULL */
-    struct report *report;
-    struct time_limit time_limit;
-    bool all_answered; /* a resume found nothing left to do */
-};
 
 /* ---- signals ----------------------------------------------------------------------------------
  */
@@ -104,169 +48,16 @@ static void catch_signals(bool leader) {
 /* ---- stages of opening ------------------------------------------------------------------------
  */
 
-static bool agree(struct run *run, struct fault *fault, const char *what) {
-    return topology_agree(&run->topology, fault, what, run->options->deadline_s * PATIENCE);
-}
-
-static bool is_model(const struct run *run) {
-    return run->topology.role == ROLE_MODEL;
-}
-
-static bool is_colocated(const struct run *run) {
-    return run->topology.layout.attention_ranks == 0;
-}
-
-/* Which device this rank is to use. A GPU rank beside others needs a wire that reaches its memory.
- */
-static void choose_device(struct run *run, struct fault *fault) {
-    const struct options *options = run->options;
-    const char *role = role_name(run->topology.role);
-    enum device_wish wish = is_model(run) ? options->model_device : options->attention_device;
-    bool alone = run->topology.n_ranks == 1, here = device_cuda.count() > 0;
-    if (wish == DEVICE_WISH_CUDA && !here)
-        fault_user(fault,
-                   "--%s-device cuda: no GPU is visible, or this lamina was built without CUDA "
-                   "(cmake --preset cuda)",
-                   role);
-    if (wish == DEVICE_WISH_CUDA && !alone)
-        fault_user(fault,
-                   "--%s-device cuda: a GPU rank works alone yet (colocated): its messages to "
-                   "other ranks are not built",
-                   role);
-    bool gpu = alone && here && wish != DEVICE_WISH_CPU;
-    run->device_ops = gpu ? &device_cuda : &device_cpu;
-}
-
-/* The model's header, and the program made of it. */
-static void open_model(struct run *run, struct fault *fault) {
-    if (!is_model(run)) return;
-    if (run->topology.leader && !report_check(run->options, fault)) return;
-    if (!gguf_open(&run->gguf, run->options->model, fault)) return;
-    if (!model_read(&run->model, &run->gguf, fault)) return;
-    graph_open(&run->graph, (int)element_bytes(run->device_ops->activation));
-    model_write_graph(&run->graph, &run->model);
-    program_open(&run->program, &run->graph, is_colocated(run));
-    service_open(&run->service, &run->program);
-}
-
-/* Attention ranks learn the program's messages and shapes; all learn the partition. */
-static void share_service(struct run *run) {
-    double seconds = run->options->deadline_s;
-    struct service *service = &run->service;
-    struct exchange *exchange = service->exchange;
-    topology_broadcast(&run->topology, service, sizeof *service, "the program's shapes", seconds);
-    service->exchange = exchange;
-    size_t n_bytes = (size_t)service->n_exchanges * sizeof *exchange;
-    if (!service->exchange) service->exchange = check_alloc(1, n_bytes);
-    topology_broadcast(&run->topology, service->exchange, n_bytes, "the program's messages",
-                       seconds);
-}
-
-static void open_partition(struct run *run, struct fault *fault) {
-    struct layout layout = run->topology.layout;
-    if (layout_partition(&layout, run->options, run->service.n_kv_heads, fault))
-        topology_partition(&run->topology, &layout);
-}
-
-/* What the leader derives without asking the other ranks. */
-static void derive_limits(struct run *run, struct fault *fault) {
-    if (is_model(run))
-        budget_limits(&run->limits, run->options, &run->topology.layout, &run->service,
-                      run->model.context, fault);
-}
-
-static void progress(void *argument) {
-    struct run *run = argument;
-    if (run->wire) run->wire_ops->progress(run->wire);
-}
-
-static struct device_options device_options(struct run *run) {
-    bool alone = run->topology.n_ranks == 1;
-    return (struct device_options){.n_threads = run->resources.n_threads,
-                                   .isa = (int)run->options->isa,
-                                   .progress = alone ? NULL : progress,
-                                   .progress_argument = run};
-}
-
-/* A device with memory of its own holds the cache there. */
-static void find_memory(struct run *run) {
-    struct device_options options = device_options(run);
-    int64_t n_bytes = run->device_ops->free_bytes(&options);
-    if (n_bytes < 0) return;
-    run->resources.memory_bytes = n_bytes / 10 * 9;
-    run->resources.memory_from = "free on the device";
-}
-
-/* Pages this rank's memory can hold. */
-static int64_t own_pages(struct run *run, struct fault *fault) {
-    int64_t weight_bytes =
-        is_model(run) ? (int64_t)weights_bytes(&run->graph, &run->gguf, run->device_ops) : 0;
-    struct budget_basis basis = {.program = &run->program,
-                                 .device_ops = run->device_ops,
-                                 .service = &run->service,
-                                 .layout = &run->topology.layout,
-                                 .limits = &run->limits,
-                                 .weight_bytes = weight_bytes,
-                                 .vocabulary = run->model.vocabulary,
-                                 .n_threads = run->resources.n_threads,
-                                 .options = run->options};
-    run->budget = budget_of_rank(&basis, run->topology.rank);
-    int64_t fixed = run->budget.weight_bytes + run->budget.work_bytes;
-    int64_t pages = budget_own_pages(&run->budget, run->options, run->resources.memory_bytes);
-    if (pages < 0)
-        fault_user(fault,
-                   "rank %d (%s) needs %lld MiB for %s, and may use %lld MiB (%s): a smaller "
-                   "--max-rows or --max-batch, or more memory per rank",
-                   run->topology.rank, role_name(run->topology.role), (long long)fixed >> 20,
-                   is_model(run) ? "weights and activations" : "messages",
-                   (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
-    return pages;
-}
-
-/* Agree on the KV pages of an owner: what was asked for, or the least that any rank's memory holds,
- * but never more than can be used. */
-static void agree_pages(struct run *run, struct fault *fault) {
-    size_t n_ranks = (size_t)run->topology.n_ranks;
-    int64_t mine = own_pages(run, fault);
-    int64_t *all = check_alloc(n_ranks, sizeof *all);
-    topology_collect(&run->topology, &mine, sizeof mine, all, "KV budgets",
-                     run->options->deadline_s);
-    if (run->topology.leader) {
-        int64_t least = all[0];
-        for (int rank = 1; rank < run->topology.n_ranks; rank++)
-            least = all[rank] < least ? all[rank] : least;
-        run->limits.n_pages = budget_pages(&run->limits, run->options, least);
-        if (run->limits.n_pages < 1 && least >= 0)
-            fault_user(fault,
-                       "the KV budget of an attention rank holds no page of %d tokens: raise "
-                       "--kv-tokens or --kv-memory",
-                       PAGE_TOKENS);
-    }
-    free(all);
-    topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",
-                       run->options->deadline_s);
-    const struct budget *budget = &run->budget;
-    if (!budget_fits(budget, run->limits.n_pages, run->resources.memory_bytes))
-        fault_user(
-            fault,
-            "rank %d (%s) needs %lld MiB for %d pages of KV cache and %lld MiB besides, and "
-            "may use %lld MiB (%s): a smaller --kv-tokens or --kv-memory",
-            run->topology.rank, role_name(run->topology.role),
-            (long long)((budget->page_bytes + budget->buffer_bytes) * run->limits.n_pages) >> 20,
-            run->limits.n_pages, (long long)(budget->weight_bytes + budget->work_bytes) >> 20,
-            (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
-}
-
 /* Tokenizer, template and output: the leader's side of the desk. */
 static void open_text(struct run *run, struct fault *fault) {
     const struct options *options = run->options;
     if (!run->topology.leader) return;
     char fingerprint[33];
-    gguf_fingerprint(&run->gguf, fingerprint);
-    if (!tokenizer_open(&run->tokenizer, &run->gguf, fault)) return;
+    gguf_fingerprint(&run->source.gguf, fingerprint);
+    if (!tokenizer_open(&run->tokenizer, &run->source.gguf, fault)) return;
     bool found = options->chat_template
                      ? template_find_name(&run->chat_template, options->chat_template, fault)
-                     : template_find(&run->chat_template, &run->gguf, &run->template_fault);
+                     : template_find(&run->chat_template, &run->source.gguf, &run->template_fault);
     if (!found && options->chat_template) return;
     if (options->checkpoint && !checkpoint_folder_check(options, fault)) return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
@@ -288,8 +79,10 @@ static void open_text(struct run *run, struct fault *fault) {
 static void open_desk(struct run *run, struct fault *fault) {
     if (!run->topology.leader) return;
     int ahead = 4 * run->limits.n_slots * run->limits.max_batch;
-    desk_open(&run->desk, &run->rules, run->results, run->progress, ahead < 256 ? 256 : ahead,
-              fault);
+    if (!desk_open(&run->desk, &run->rules, run->results, run->progress, ahead < 256 ? 256 : ahead,
+                   fault))
+        return;
+    run->supply = desk_supply(run->desk);
 }
 
 /* What the report has to know of this rank. */
@@ -326,7 +119,7 @@ static char *describe_config(const struct run *run) {
              PAGE_TOKENS, run->service.n_layers, limits->n_heads, limits->n_kv_heads,
              limits->head_dim, run->resources.n_threads, options->q_first ? "true" : "false",
              options->wire_progress ? "true" : "false", kv_type_name(options->kv_type),
-             isas[options->isa], is_colocated(run) ? "none" : wire_mpi.name);
+             isas[options->isa], run->wire_ops ? run->wire_ops->name : "none");
     json_text_literal(&text, "{\"command\":\"generate\",\"device\":");
     json_text_string(&text, device, strlen(device));
     json_text_literal(&text, ",");
@@ -338,7 +131,7 @@ static char *describe_config(const struct run *run) {
 static void open_trace(struct run *run, struct fault *fault) {
     char fingerprint[33] = "", *config = NULL;
     if (run->topology.leader) {
-        gguf_fingerprint(&run->gguf, fingerprint);
+        gguf_fingerprint(&run->source.gguf, fingerprint);
         config = describe_config(run);
     }
     struct trace_options options = {.options = run->options,
@@ -361,44 +154,6 @@ static void open_report(struct run *run, struct fault *fault) {
     report_open(&run->report, &about, fault);
 }
 
-static void open_device(struct run *run, struct fault *fault) {
-    struct device_options device = device_options(run);
-    run->wire_ops = run->topology.n_ranks == 1 ? NULL : &wire_mpi;
-    run->device_ops->open(&run->device, &device, fault);
-}
-
-static void prepare_device(struct run *run) {
-    struct device_limits limits = decode_device_limits(&run->limits, &run->topology.layout,
-                                                       run->topology.rank, run->model.vocabulary);
-    run->device_ops->prepare(run->device, &limits);
-    if (is_model(run))
-        weights_open(&run->weights, &run->graph, &run->gguf, run->device_ops, run->device,
-                     run->limits.context);
-}
-
-static void open_wire(struct run *run, struct fault *fault) {
-    if (run->topology.n_ranks == 1) return;
-    /* A model rank knows whose message is missing, attention ranks only that the model rank waits:
-     * it shall speak first. */
-    double patience = is_model(run) ? 1 : 1.5;
-    struct messages messages;
-    messages_open(&messages, &run->topology, &run->service, run->limits.max_rows,
-                  run->options->kv_type);
-    struct wire_options wire = {.comm = run->topology.comm,
-                                .rank = run->topology.rank,
-                                .n_slots = run->limits.n_slots,
-                                .deadline_s = run->options->deadline_s * patience,
-                                .progress = run->options->wire_progress,
-                                .device = run->device_ops,
-                                .n_incoming = messages.n_incoming,
-                                .n_outgoing = messages.n_outgoing,
-                                .incoming = messages.incoming,
-                                .outgoing = messages.outgoing};
-    run->wire_ops->open(&run->wire, &wire, fault);
-    run->control = control_open(&wire, run->topology.n_ranks, header_most_bytes(&run->limits));
-    messages_close(&messages);
-}
-
 /* ---- the loop ---------------------------------------------------------------------------------
  */
 
@@ -415,32 +170,6 @@ static void tick(void *argument) {
     struct batch_counts counts = batch_counts(run->batch);
     report_tick(run->report, &counts);
     run->halt = stop_requested || checkpoint_due(run->checkpoint);
-}
-
-static void open_decode(struct run *run) {
-    struct batch_options batch = {.limits = run->limits,
-                                  .topology = &run->topology,
-                                  .control = run->control,
-                                  .desk = run->desk,
-                                  .device_ops = run->device_ops,
-                                  .device = run->device,
-                                  .stop = &run->halt,
-                                  .tick = tick,
-                                  .tick_argument = run};
-    batch_open(&run->batch, &batch);
-    struct decode_options decode = {.topology = &run->topology,
-                                    .service = &run->service,
-                                    .program = is_model(run) ? &run->program : NULL,
-                                    .weights = is_model(run) ? &run->weights : NULL,
-                                    .device_ops = run->device_ops,
-                                    .device = run->device,
-                                    .wire_ops = run->wire_ops,
-                                    .wire = run->wire,
-                                    .batch = run->batch,
-                                    .limits = &run->limits,
-                                    .kv_type = run->options->kv_type,
-                                    .q_first = run->options->q_first};
-    decode_open(&run->decode, &decode);
 }
 
 /* Last of all, when the loop could begin: what a checkpoint kept takes its place in it. */
@@ -460,38 +189,22 @@ static bool open_checkpoint(struct run *run, struct fault *fault) {
 
 /* Open everything up to the loop. False with a fault agreed by all ranks. */
 static bool open_run(struct run *run, struct fault *fault) {
-    choose_device(run, fault);
-    if (!agree(run, fault, "choice of devices")) return false;
-    open_model(run, fault);
-    if (!agree(run, fault, "reading of the model's header")) return false;
-    share_service(run);
-    open_partition(run, fault);
-    if (!agree(run, fault, "agreement on the partition")) return false;
-    resources_find(&run->resources, run->options, &run->environment, &run->topology);
-    find_memory(run);
-    derive_limits(run, fault);
-    if (!agree(run, fault, "agreement on the batch")) return false;
-    topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",
-                       run->options->deadline_s);
-    agree_pages(run, fault);
-    if (!agree(run, fault, "agreement on KV budgets")) return false;
-    open_device(run, fault);
-    if (!agree(run, fault, "opening of devices")) return false;
+    if (!compose_machine(run, fault)) return false;
     open_text(run, fault); /* last of what may be refused, for it may empty an output */
-    if (!agree(run, fault, "opening of the output")) return false;
+    if (!compose_agree(run, fault, "opening of the output")) return false;
     topology_broadcast(&run->topology, &run->all_answered, sizeof run->all_answered,
                        "what is answered already", run->options->deadline_s);
     if (run->all_answered) return true;
     open_report(run, fault);
-    if (!agree(run, fault, "opening of the status file")) return false;
-    open_wire(run, fault); /* all at once, not one by one when they have read their weights */
+    if (!compose_agree(run, fault, "opening of the status file")) return false;
+    compose_wire(run, fault); /* all at once, not one by one when they have read their weights */
     int64_t now = clock_span(SPAN_START, 0, 0, run->begin_ns);
-    prepare_device(run);
+    compose_weights(run);
     now = clock_span(SPAN_LOAD, 0, (int64_t)run->weights.file_bytes, now);
-    if (!agree(run, fault, "loading of weights")) return false;
+    if (!compose_agree(run, fault, "loading of weights")) return false;
     open_desk(run, fault); /* last of what may fail: its thread is the loop's to end */
-    if (!agree(run, fault, "opening of the input")) return false;
-    open_decode(run);
+    if (!compose_agree(run, fault, "opening of the input")) return false;
+    compose_decode(run, &run->supply, &run->halt, tick, run);
     if (!open_checkpoint(run, fault)) return false;
     clock_span(SPAN_START, 0, 0, now);
     return true;
@@ -499,21 +212,12 @@ static bool open_run(struct run *run, struct fault *fault) {
 
 static void close_run(struct run *run, int code) {
     checkpoint_close(run->checkpoint, code == EXIT_DONE || code == EXIT_REQUESTS);
-    decode_close(run->decode);
-    batch_close(run->batch);
-    control_close(run->control);
-    if (run->wire) run->wire_ops->close(run->wire);
+    compose_close_decode(run);
     trace_close(run->trace);
-    weights_close(&run->weights);
-    if (run->device) run->device_ops->close(run->device);
     if (run->results) results_close(run->results);
     tokenizer_close(run->tokenizer);
-    service_close(&run->service);
-    program_close(&run->program);
-    graph_close(&run->graph);
-    gguf_close(&run->gguf);
+    compose_close(run);
     clock_record_close();
-    topology_close(&run->topology);
 }
 
 /* The leader's exit code, after the desk has written what is finished. */
@@ -578,12 +282,7 @@ int generate_run(int argc, char **argv, const struct options *options) {
     if (options->dry_run) return dry_run(options, options_hash(argc, argv));
     struct run run = {.options = options, .begin_ns = clock_now_ns()};
     struct fault fault = {0};
-    environment_read(&run.environment);
-    log_setup(options->log_level, options->log_json);
-    if (!topology_open(&run.topology, options, options_hash(argc, argv), &fault)) {
-        if (run.topology.rank == 0) log_error("%s", fault.text);
-        return (int)fault.kind;
-    }
+    if (!compose_ranks(&run, options_hash(argc, argv), &fault)) return (int)fault.kind;
     catch_signals(run.topology.leader);
     clock_record_open();
     int code = EXIT_DONE;

@@ -1,4 +1,5 @@
-/* inspect.c - `lamina inspect FILE`: a GGUF file printed for people, or a trace. See inspect.h.
+/* inspect.c - `lamina inspect FILE`: a model file or a shape printed for people, or a trace. See
+ * inspect.h.
  *
  * The invariant: everything that came from the file goes through log_escape, so that a hostile name
  * cannot drive a terminal. Nothing is judged here: a file opens, so it is well-formed; whether it
@@ -10,10 +11,13 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
 #include "gguf.h"
+#include "log.h"
+#include "source.h"
 #include "trace.h"
 
 enum {
@@ -23,13 +27,17 @@ enum {
     NAME_WIDTH = 44
 };
 
-static void print_file(const struct gguf *gguf) {
-    char path[512], fingerprint[33];
+static size_t count_parameters(const struct gguf *gguf) {
     size_t n_parameters = 0;
     for (size_t tensor = 0; tensor < gguf->n_tensors; tensor++) {
         const size_t *dim = gguf->tensor[tensor].dim;
         n_parameters += dim[0] * dim[1] * dim[2] * dim[3];
     }
+    return n_parameters;
+}
+
+static void print_file(const struct gguf *gguf) {
+    char path[512], fingerprint[33];
     gguf_fingerprint(gguf, fingerprint);
     printf("file         %s\n", log_escape(path, sizeof path, gguf->path, strlen(gguf->path)));
     printf("format       GGUF version %d, %d part%s, %zu bytes (%.1f MiB)\n", gguf->version,
@@ -37,7 +45,7 @@ static void print_file(const struct gguf *gguf) {
            (double)gguf->file_bytes / 1048576);
     printf("alignment    %zu bytes\n", gguf->alignment);
     printf("keys         %zu\n", gguf->n_keys);
-    printf("tensors      %zu, %zu parameters\n", gguf->n_tensors, n_parameters);
+    printf("tensors      %zu, %zu parameters\n", gguf->n_tensors, count_parameters(gguf));
     printf("fingerprint  %s\n", fingerprint);
 }
 
@@ -120,11 +128,7 @@ static void print_totals(const struct gguf *gguf) {
     }
 }
 
-static void print_gguf(const struct gguf *gguf) {
-    print_file(gguf);
-    printf("\n%-*s  %-14s  %s\n", NAME_WIDTH, "KEY", "KIND", "VALUE");
-    for (size_t key = 0; key < gguf->n_keys; key++)
-        print_key(&gguf->key[key]);
+static void print_tensors(const struct gguf *gguf) {
     printf("\n%-*s  %-5s  %-23s  %12s\n", NAME_WIDTH, "TENSOR", "TYPE", "SHAPE (innermost first)",
            "BYTES");
     for (size_t tensor = 0; tensor < gguf->n_tensors; tensor++)
@@ -132,18 +136,74 @@ static void print_gguf(const struct gguf *gguf) {
     print_totals(gguf);
 }
 
-static void inspect_gguf(const struct options *options, struct fault *fault) {
-    struct gguf gguf;
+static void print_gguf(const struct gguf *gguf) {
+    print_file(gguf);
+    printf("\n%-*s  %-14s  %s\n", NAME_WIDTH, "KEY", "KIND", "VALUE");
+    for (size_t key = 0; key < gguf->n_keys; key++)
+        print_key(&gguf->key[key]);
+    print_tensors(gguf);
+}
+
+/* ---- shapes: what a file of them would hold ---- */
+
+static struct gguf_tensor tensor_of(const struct source *source,
+                                    const struct graph_weight *weight) {
+    struct tensor found = source_find(source, weight);
+    struct gguf_tensor tensor = {.type = found.type,
+                                 .n_dims = weight->rows == 1 ? 1 : 2,
+                                 .dim = {(size_t)weight->columns, (size_t)weight->rows, 1, 1},
+                                 .n_bytes = source_tensor_bytes(&found)};
+    snprintf(tensor.name, sizeof tensor.name, "%s", weight->name);
+    return tensor;
+}
+
+static void print_model(const struct model *model, const struct gguf *tensors) {
+    printf("model        %s\n", model->name);
+    printf("family       %s\n", model->family->architecture);
+    printf("layers       %d\n", model->n_layers);
+    printf("hidden       %d, feed-forward %d\n", model->hidden, model->ffn);
+    printf("heads        %d on %d KV heads of %d\n", model->n_heads, model->n_kv_heads,
+           model->head_dim);
+    printf("vocabulary   %d%s\n", model->vocabulary,
+           model->tied ? ", head tied to the embedding" : "");
+    printf("context      %d\n", model->context);
+    printf("rope         base %.9g, positions times %.9g%s\n", (double)model->rope_base,
+           (double)model->rope_scale, model->rope_factors ? ", factors of Llama 3" : "");
+    printf("norm         epsilon %.9g\n", (double)model->norm_eps);
+    printf("tensors      %zu, %zu parameters, made up from a seed\n", tensors->n_tensors,
+           count_parameters(tensors));
+}
+
+static void print_shape(const struct source *source, const struct model *model) {
+    struct graph graph;
+    graph_open(&graph, (int)sizeof(float));
+    model_write_graph(&graph, model);
+    struct gguf tensors = {.n_tensors = (size_t)graph.n_weights};
+    tensors.tensor = check_alloc(tensors.n_tensors, sizeof *tensors.tensor);
+    for (int at = 0; at < graph.n_weights; at++)
+        tensors.tensor[at] = tensor_of(source, &graph.weight[at]);
+    print_model(model, &tensors);
+    print_tensors(&tensors);
+    free(tensors.tensor);
+    graph_close(&graph);
+}
+
+/* A file is printed whether or not it is a model that lamina runs; a shape always is one. */
+static void inspect_model(const struct options *options, struct fault *fault) {
+    struct source source = {0};
+    struct model model;
     char shown[512];
     if (options->n_inputs > 0 || options->timeline || options->csv || options->output) {
         log_escape(shown, sizeof shown, options->model, strlen(options->model));
         fault_user(fault, "%s: not a trace of lamina: %s", shown,
                    options->n_inputs > 0 ? "several files must be the journals of one run"
                                          : "--timeline, --csv and -o are for traces");
-    } else if (gguf_open(&gguf, options->model, fault)) {
-        print_gguf(&gguf);
-        gguf_close(&gguf);
+    } else if (shape_is(options->model)) {
+        if (source_open(&source, &model, options->model, 0, fault)) print_shape(&source, &model);
+    } else if (gguf_open(&source.gguf, options->model, fault)) {
+        print_gguf(&source.gguf);
     }
+    source_close(&source);
 }
 
 int inspect_run(const struct options *options) {
@@ -153,7 +213,7 @@ int inspect_run(const struct options *options) {
     } else if (trace_is_file(options->model)) {
         trace_inspect(options, &fault);
     } else {
-        inspect_gguf(options, &fault);
+        inspect_model(options, &fault);
     }
     if (fflush(stdout) != 0 || ferror(stdout))
         fault_world(&fault, "inspect: cannot write to stdout: %s", strerror(errno));

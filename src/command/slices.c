@@ -1,4 +1,4 @@
-/* slices.c - `lamina slices MODEL.gguf [--dot]`. See slices.h.
+/* slices.c - `lamina slices MODEL [--dot]`. See slices.h.
  *
  * Composes file, model, graph and program, and prints the result. Shapes are those of CPU ranks
  * (activations of 4 bytes); the KV type is the one asked for.
@@ -10,11 +10,11 @@
 #include <string.h>
 
 #include "check.h"
-#include "gguf.h"
 #include "kv.h"
 #include "log.h"
 #include "model.h"
 #include "program.h"
+#include "source.h"
 
 enum { CPU_ELEMENT_BYTES = 4 };
 
@@ -45,23 +45,18 @@ static void print_program(const struct model *model, const struct options *optio
 
 int slices_run(const struct options *options) {
     struct fault fault = {0};
-    struct gguf gguf;
+    struct source source;
+    struct model model;
     if (!options->model) {
         log_error("slices needs a model: lamina slices MODEL.gguf");
         return EXIT_USER;
     }
-    if (!gguf_open(&gguf, options->model, &fault)) {
+    if (!source_open(&source, &model, options->model, 0, &fault)) {
         log_error("%s", fault.text);
         return fault.kind;
     }
-    struct model model;
-    if (model_read(&model, &gguf, &fault)) {
-        print_program(&model, options);
-    } else {
-        log_error("%s", fault.text);
-    }
-    gguf_close(&gguf);
-    if (fault.kind != FAULT_NONE) return fault.kind;
+    print_program(&model, options);
+    source_close(&source);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         log_error("cannot write to stdout: %s", strerror(errno));
         return EXIT_WORLD;

@@ -1,8 +1,8 @@
 /* cpu_device.h - the CPU device's own struct: private to src/device.
  *
  * cpu.c owns memory, threads and the row-wise operators, cpu_weight.c the panels, cpu_attend.c the
- * fold, cpu_sample.c the choice of tokens. Threads are OpenMP's; a thread's scratch is allocated by
- * prepare.
+ * fold, cpu_sample.c the choice of tokens, cpu_stream.c what benches compare with. Threads are
+ * OpenMP's; a thread's scratch is allocated by prepare.
  */
 #ifndef LAMINA_CPU_DEVICE_H
 #define LAMINA_CPU_DEVICE_H
@@ -47,6 +47,7 @@ struct device {
     struct cpu_samples *samples; /* (n_slots, 2) */
     struct cpu_fold *fold;       /* (n_slots); NULL unless this rank attends */
     float *span_state;           /* (FOLD_UNITS, rows of a tile, heads of a group, fold_stride) */
+    int64_t lap_ns;              /* when the last lap was taken */
 };
 
 static inline float *value_f32(const struct value *value) {
@@ -78,6 +79,11 @@ void cpu_sample_close(struct device *device);
 void cpu_put_history(struct device *device, int sequence, const int32_t *id, int n_tokens);
 void cpu_sample(struct device *device, const struct rows *rows, struct value logits);
 int64_t cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
-                     struct token_score *score);
+                        struct token_score *score);
+
+void cpu_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
+                     size_t n_bytes);
+void cpu_copy(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
+double cpu_lap(struct device *device);
 
 #endif

@@ -559,6 +559,34 @@ struct desk_counts desk_counts(struct desk *desk) {
     return counts;
 }
 
+/* ---- the desk as a supply ---------------------------------------------------------------------
+ */
+
+static struct generation *supply_next(void *of) {
+    return desk_next(of);
+}
+
+static bool supply_exhausted(void *of) {
+    return desk_exhausted(of);
+}
+
+static int64_t supply_n_ready(void *of) {
+    return desk_counts(of).n_ready;
+}
+
+static void supply_poke(void *of) {
+    desk_poke(of);
+}
+
+static void supply_wait(void *of, double seconds) {
+    desk_wait(of, seconds);
+}
+
+struct supply desk_supply(struct desk *desk) {
+    return (struct supply){supply_next, supply_exhausted, supply_n_ready,
+                           supply_poke, supply_wait,      desk};
+}
+
 bool desk_close(struct desk *desk, struct desk_counts *counts, struct fault *fault) {
     atomic_store(&desk->closing, true);
     wake(desk);

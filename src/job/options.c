@@ -101,14 +101,11 @@ static bool take_letter(struct walk *walk, const char *word) {
 
 static bool take_operand(struct walk *walk, const char *word) {
     struct options *options = walk->options;
-    if (options->command == COMMAND_GENERATE)
-        return fault_user(
-            walk->fault, "unexpected %s: it belongs to no option (requests are given with -i FILE)",
-            options_quote(word).text);
-    if (options->model && options->command == COMMAND_INSPECT) { /* journals come in numbers */
-        walk->input[walk->n_inputs++] = word;
-        return true;
-    }
+    bool generate = options->command == COMMAND_GENERATE;
+    if (options->command != COMMAND_SLICES && options->command != COMMAND_INSPECT)
+        return fault_user(walk->fault, "unexpected %s: it belongs to no option%s",
+                          options_quote(word).text,
+                          generate ? " (requests are given with -i FILE)" : "");
     if (options->model)
         return fault_user(walk->fault, "unexpected %s: lamina %s takes one file, and %s is it",
                           options_quote(word).text, command_name(options->command),
@@ -147,11 +144,38 @@ static bool check_files(const struct options *options, struct fault *fault) {
     return true;
 }
 
+static bool check_footprint(const struct options *options, struct fault *fault) {
+    return options->footprint >= 1 << 20 ||
+           fault_user(fault, "--footprint %lld is less than 1M: it is to be larger than caches",
+                      (long long)options->footprint);
+}
+
+static bool check_heads(const struct options *options, struct fault *fault) {
+    bool typed = options->n_heads >= 0 || options->n_kv_heads >= 0 || options->head_dim >= 0;
+    if (options->model && typed)
+        return fault_user(fault, "-m gives the heads of a model, and --heads, --kv-heads and "
+                                 "--head-dim are heads without one: give one or the other");
+    return true;
+}
+
+static bool check_sizes(const struct options *options, struct fault *fault) {
+    for (int at = 0; at < options->sizes.n; at++) {
+        if (options->sizes.value[at] % 16 != 0)
+            return fault_user(fault, "--sizes: %lld is not a multiple of 16",
+                              (long long)options->sizes.value[at]);
+    }
+    return true;
+}
+
 static bool check_together(const struct options *options, struct fault *fault) {
     const char *name = command_name(options->command);
+    if (options->command == COMMAND_BENCH_ATTENTION)
+        return check_heads(options, fault) && check_footprint(options, fault);
+    if (options->command == COMMAND_BENCH_WIRE) return check_sizes(options, fault);
+    bool operand = options->command == COMMAND_SLICES || options->command == COMMAND_INSPECT;
     if (!options->model)
-        return fault_user(fault, "no model: give lamina %s %sFILE", name,
-                          options->command == COMMAND_GENERATE ? "-m " : "");
+        return fault_user(fault, "no model: give lamina %s %sFILE", name, operand ? "" : "-m ");
+    if (options->command == COMMAND_BENCH_STEP) return check_footprint(options, fault);
     if (options->command != COMMAND_GENERATE) return true;
     if (!check_files(options, fault)) return false;
     if (options->system && !options->chat)
@@ -190,13 +214,31 @@ void options_defaults(struct options *options, enum command command) {
     }
 }
 
+/* The words behind the program's name, as they would be typed again; to be freed. */
+static char *join_words(int argc, char **argv) {
+    size_t size = 16, length = 0;
+    for (int at = 1; at < argc; at++)
+        size += 4 * strlen(argv[at]) + 3;
+    char *typed = check_alloc(size, 1);
+    for (int at = 1; at < argc; at++) {
+        bool quoted = !*argv[at] || strpbrk(argv[at], " \t\"'*?$&;()<>|") != NULL;
+        if (at > 1) typed[length++] = ' ';
+        if (quoted) typed[length++] = '\'';
+        log_escape(typed + length, size - length, argv[at], strlen(argv[at]));
+        length += strlen(typed + length);
+        if (quoted) typed[length++] = '\'';
+    }
+    return typed;
+}
+
 bool options_parse(struct options *options, int argc, char **argv, struct fault *fault) {
     *options = (struct options){0};
     if (argc < 2) return fault_user(fault, "no command; lamina --help lists the commands");
     enum command command;
-    if (!command_find(argv[1], &command)) return options_refuse_command(argv[1], fault);
+    int n_words = command_find(argc, argv, &command);
+    if (n_words == 0) return options_refuse_command(argc, argv, fault);
     options_defaults(options, command);
-    struct walk walk = {options, fault, argc, 2, argv, 0, NULL};
+    struct walk walk = {options, fault, argc, 1 + n_words, argv, 0, NULL};
     walk.input = check_alloc((size_t)argc, sizeof *walk.input);
     bool good = true, only_operands = false;
     while (good && walk.at < argc) {
@@ -211,6 +253,7 @@ bool options_parse(struct options *options, int argc, char **argv, struct fault 
     }
     options->input = walk.input;
     options->n_inputs = walk.n_inputs;
+    options->typed = join_words(argc, argv);
     good = good && check_together(options, fault);
     if (!good) options_close(options);
     return good;
@@ -218,5 +261,6 @@ bool options_parse(struct options *options, int argc, char **argv, struct fault 
 
 void options_close(struct options *options) {
     free((void *)options->input);
+    free(options->typed);
     *options = (struct options){0};
 }

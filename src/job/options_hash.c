@@ -31,6 +31,8 @@ static void hash_row(XXH64_state_t *state, const struct option_row *row,
         [OPTION_SWITCH] = sizeof(bool),
         [OPTION_CHOICE] = sizeof(int),
         [OPTION_STEPS] = sizeof(struct step_range),
+        [OPTION_LIST] = sizeof(struct number_list),
+        [OPTION_SIZES] = sizeof(struct number_list),
     };
     if (row->target == NO_TARGET) return;
     const void *target = (const char *)options + row->target;

@@ -74,23 +74,24 @@ void options_print_command_help(enum command command, FILE *out) {
     print_unbuilt(command, out);
     fprintf(out,
             "\nDefaults stand in brackets. Sizes: 512M, 40G (powers of 1024). Durations: 90, 90s, "
-            "10m,\n1h30m, D-HH:MM:SS. More: man lamina-%s\n",
-            about->name);
+            "10m,\n1h30m, D-HH:MM:SS. More: man lamina-%.*s\n",
+            (int)strcspn(about->name, " "), about->name);
 }
 
 void options_print_help(FILE *out) {
     size_t n;
+    int listed = 0;
     const struct command_row *row = options_commands(&n);
     fprintf(out, "lamina: batch LLM decoding on model ranks and attention ranks\n"
                  "Usage: [mpirun -n N] lamina COMMAND [OPTION...]\n\n");
     for (size_t index = 0; index < n; index++) {
         if (!row[index].unbuilt)
-            fprintf(out, "  lamina %-10s%s\n", row[index].name, row[index].summary);
+            fprintf(out, "  lamina %-17s%s\n", row[index].name, row[index].summary);
     }
     fprintf(out, "\nlamina COMMAND --help shows the options of a command, lamina --version the "
                  "versions of\nlamina and of what it was built with. Not built yet:");
     for (size_t index = 0; index < n; index++) {
-        if (row[index].unbuilt) fprintf(out, " %s", row[index].name);
+        if (row[index].unbuilt) fprintf(out, "%s %s", listed++ ? "," : "", row[index].name);
     }
     fprintf(out, ". More: man lamina\n");
 }
@@ -106,10 +107,11 @@ enum options_wish options_wants(int argc, char **argv, enum command *command) {
         return OPTIONS_VERSION;
     if (!strcmp(argv[1], "help")) {
         if (argc == 2) return OPTIONS_HELP;
-        return command_find(argv[2], command) ? OPTIONS_COMMAND_HELP : OPTIONS_HELP;
+        return command_find(argc - 1, argv + 1, command) ? OPTIONS_COMMAND_HELP : OPTIONS_HELP;
     }
-    if (!command_find(argv[1], command)) return OPTIONS_RUN;
-    for (int at = 2; at < argc && strcmp(argv[at], "--") != 0; at++) {
+    int n_words = command_find(argc, argv, command);
+    if (n_words == 0) return argc > 2 && is_help(argv[2]) ? OPTIONS_HELP : OPTIONS_RUN;
+    for (int at = 1 + n_words; at < argc && strcmp(argv[at], "--") != 0; at++) {
         if (is_help(argv[at])) return OPTIONS_COMMAND_HELP;
     }
     return OPTIONS_RUN;

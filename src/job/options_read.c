@@ -197,6 +197,18 @@ static bool read_steps(const struct reading *reading, const char *value, struct 
     return true;
 }
 
+static bool read_list(const struct reading *reading, const char *value, struct number_list *out) {
+    const struct option_row *row = reading->row;
+    bool sizes = row->kind == OPTION_SIZES;
+    int64_t least = (int64_t)row->least, most = (int64_t)row->most;
+    if (parse_list(value, sizes, least, most, out)) return true;
+    char allowed[160];
+    snprintf(allowed, sizeof allowed, "%s from %lld to %lld, at most %d: %s",
+             sizes ? "sizes" : "whole numbers", (long long)least, (long long)most, LIST_MOST,
+             sizes ? "4K,1M, 4K-64K+4K or 16-64M*4" : "1,8,32, 1-8, 0-100+25 or 512-8192*2");
+    return refuse(reading, value, allowed);
+}
+
 bool options_read(struct options *options, const struct option_row *row, const char *value,
                   struct fault *fault) {
     const struct reading reading = {options, row, fault};
@@ -216,6 +228,8 @@ bool options_read(struct options *options, const struct option_row *row, const c
     case OPTION_DURATION: return read_duration(&reading, value, target);
     case OPTION_SWITCH: return read_switch(&reading, value, target);
     case OPTION_CHOICE: return read_choice(&reading, value, target);
+    case OPTION_LIST:
+    case OPTION_SIZES: return read_list(&reading, value, target);
     case OPTION_PARTITION: return read_partition(&reading, value);
     case OPTION_STEPS: return read_steps(&reading, value, target);
     case OPTION_FILES: break; /* several words: the walk over argv takes them */

@@ -60,11 +60,25 @@ static const struct option_row *find_nearest(const char *name, size_t n_bytes,
     return begun ? begun : nearest;
 }
 
-bool options_refuse_command(const char *word, struct fault *fault) {
+/* "step, attention, wire" of bench: the second words of the commands whose first is `word`. */
+static void list_second_words(const char *word, char *out, size_t size) {
+    size_t n, n_bytes = strlen(word);
+    const struct command_row *row = options_commands(&n);
+    *out = 0;
+    for (size_t index = 0; index < n; index++) {
+        const char *name = row[index].name;
+        if (row[index].unbuilt || strncmp(name, word, n_bytes) || name[n_bytes] != ' ') continue;
+        size_t length = strlen(out);
+        snprintf(out + length, size - length, "%s%s", length ? ", " : "", name + n_bytes + 1);
+    }
+}
+
+bool options_refuse_command(int argc, char **argv, struct fault *fault) {
     size_t n, nearest = 0, nearest_edits = SIZE_MAX;
     const struct command_row *row = options_commands(&n);
+    const char *word = argv[1];
     for (size_t index = 0; index < n; index++) {
-        if (row[index].unbuilt && !strcmp(word, row[index].name))
+        if (row[index].unbuilt && options_match_command(&row[index], argc, argv))
             return fault_user(fault, "lamina %s is not built yet; it is to %s", row[index].name,
                               row[index].unbuilt);
         size_t edits = distance(word, strlen(word), row[index].name);
@@ -73,6 +87,12 @@ bool options_refuse_command(const char *word, struct fault *fault) {
             nearest_edits = edits;
         }
     }
+    char second[128];
+    list_second_words(word, second, sizeof second);
+    if (*second && argc > 2)
+        return fault_user(fault, "unknown command %s %s; there are: %s", word,
+                          options_quote(argv[2]).text, second);
+    if (*second) return fault_user(fault, "lamina %s needs one word more: %s", word, second);
     if (nearest_edits <= 2)
         return fault_user(fault, "unknown command %s; did you mean lamina %s?",
                           options_quote(word).text, row[nearest].name);

@@ -17,7 +17,13 @@
 #define TARGET(member) .target = (int)offsetof(struct options, member)
 #define LENGTH(array)  (sizeof(array) / sizeof(array)[0])
 
-enum { FOR_ALL = FOR_GENERATE | FOR_SLICES | FOR_INSPECT };
+enum {
+    FOR_LOOP = FOR_GENERATE | FOR_BENCH_STEP,    /* decode over the ranks of a job */
+    FOR_DEVICE = FOR_LOOP | FOR_BENCH_ATTENTION, /* computes */
+    FOR_BENCHES = FOR_BENCH_STEP | FOR_BENCH_ATTENTION | FOR_BENCH_WIRE,
+    FOR_LENGTHS = FOR_BENCH_STEP | FOR_BENCH_ATTENTION,
+    FOR_ALL = FOR_GENERATE | FOR_SLICES | FOR_INSPECT | FOR_BENCHES
+};
 
 static const struct option_choice output_orders[] = {
     {"completion", OUTPUT_COMPLETION, NULL}, {"input", OUTPUT_INPUT, NULL}, {0}};
@@ -49,11 +55,10 @@ static const struct option_choice log_levels[] = {{"quiet", LOG_QUIET, NULL},
                                                   {"info", LOG_INFO, NULL},
                                                   {"debug", LOG_DEBUG, NULL},
                                                   {0}};
-static const struct option_choice devices[] = {
-    {"auto", DEVICE_WISH_AUTO, NULL},
-    {"cpu", DEVICE_WISH_CPU, NULL},
-    {"cuda", DEVICE_WISH_CUDA, NULL},
-    {0}};
+static const struct option_choice devices[] = {{"auto", DEVICE_WISH_AUTO, NULL},
+                                               {"cpu", DEVICE_WISH_CPU, NULL},
+                                               {"cuda", DEVICE_WISH_CUDA, NULL},
+                                               {0}};
 static const struct option_choice wires[] = {
     {"auto", 0, NULL},
     {"mpi", 0, NULL},
@@ -65,16 +70,27 @@ static const struct option_choice prefills[] = {
     {"attention", 0, NULL},
     {"model", 0, "prefill prompts on model ranks and hand their KV cache over"},
     {0}};
+static const struct option_choice formats[] = {{"table", SHEET_TABLE, NULL},
+                                               {"csv", SHEET_CSV, NULL},
+                                               {"json", SHEET_JSON, NULL},
+                                               {"jsonl", SHEET_JSONL, NULL},
+                                               {0}};
 static const struct option_choice shares[] = {{"auto", 0, NULL}, {0}};
 static const struct option_choice time_limits[] = {{"auto", TIME_LIMIT_AUTO, NULL}, {0}};
 
 /* clang-format off */
 static const struct option_row rows[] = {
     /* ---- files ---- */
-    {.name = "model", .letter = 'm', .group = GROUP_FILES, .commands = FOR_ALL, .kind = OPTION_TEXT,
-     .argument = "FILE", TARGET(model),
+    {.name = "model", .letter = 'm', .group = GROUP_FILES, .commands = FOR_GENERATE,
+     .kind = OPTION_TEXT, .argument = "FILE", TARGET(model),
      .help = "model file (GGUF); any part of a split one", .also = "model-path hf-model",
-     .refused = "shape:", .refused_as = "run a model of given dimensions with made-up weights"},
+     .refused = "shape:", .refused_as = "answer requests of token ids by a model of given "
+     "dimensions (lamina bench takes one)"},
+    {.name = "model", .letter = 'm', .group = GROUP_FILES,
+     .commands = FOR_SLICES | FOR_INSPECT | FOR_LENGTHS, .kind = OPTION_TEXT,
+     .argument = "FILE|shape:SHAPE", TARGET(model),
+     .help = "model file (GGUF), any part of a split one; or a shape: llama-3-8b, others in the "
+             "man page, or a config.json"},
     {.name = "input", .letter = 'i', .group = GROUP_FILES, .commands = FOR_GENERATE,
      .kind = OPTION_FILES, .argument = "FILE...", .target = NO_TARGET,
      .help = "requests: OpenAI Batch JSONL, simple JSONL or .txt; several files in order; - is "
@@ -115,6 +131,47 @@ static const struct option_row rows[] = {
     {.name = "dot", .group = GROUP_FILES, .commands = FOR_SLICES, .kind = OPTION_FLAG, TARGET(dot),
      .constant = true,
      .help = "print a Graphviz digraph instead of text"},
+    {.name = "output", .letter = 'o', .group = GROUP_FILES, .commands = FOR_BENCHES,
+     .kind = OPTION_TEXT, .argument = "FILE", TARGET(output), .derived = "standard output",
+     .help = "the results; a file that is there is replaced when they are complete"},
+
+    /* ---- measurement ---- */
+    {.name = "batch", .group = GROUP_MEASURE, .commands = FOR_LENGTHS, .kind = OPTION_LIST,
+     .argument = "LIST", TARGET(batch), .least = 1, .most = 1e6, .initial = "1",
+     .help = "sequences (of each slot); LIST is 1,8,32, 1-8, 0-100+25 or 512-8192*2"},
+    {.name = "length", .group = GROUP_MEASURE, .commands = FOR_LENGTHS, .kind = OPTION_LIST,
+     .argument = "LIST", TARGET(length), .least = 1, .most = 1e9, .initial = "512",
+     .help = "tokens of each sequence in the cache"},
+    {.name = "sizes", .group = GROUP_MEASURE, .commands = FOR_BENCH_WIRE, .kind = OPTION_SIZES,
+     .argument = "LIST", TARGET(sizes), .least = 16, .most = 1 << 30, .initial = "16-64M*4",
+     .help = "bytes of a block, multiples of 16"},
+    {.name = "fan", .group = GROUP_MEASURE, .commands = FOR_BENCH_WIRE, .kind = OPTION_LIST,
+     .argument = "LIST", TARGET(fan), .least = 1, .most = 64, .initial = "1,2,4",
+     .help = "blocks of a message, dealt to the other ranks in turn"},
+    {.name = "heads", .group = GROUP_MEASURE, .commands = FOR_BENCH_ATTENTION, .kind = OPTION_INT,
+     .argument = "N", TARGET(n_heads), .least = 1, .most = 4096,
+     .derived = "the model's, or 32", .help = "query heads"},
+    {.name = "kv-heads", .group = GROUP_MEASURE, .commands = FOR_BENCH_ATTENTION,
+     .kind = OPTION_INT, .argument = "N", TARGET(n_kv_heads), .least = 1, .most = 4096,
+     .derived = "the model's, or 8", .help = "KV heads"},
+    {.name = "head-dim", .group = GROUP_MEASURE, .commands = FOR_BENCH_ATTENTION,
+     .kind = OPTION_INT, .argument = "N", TARGET(head_dim), .least = 1, .most = 4096,
+     .derived = "the model's, or 128", .help = "numbers of a head"},
+    {.name = "repeat", .letter = 'r', .group = GROUP_MEASURE, .commands = FOR_BENCHES,
+     .kind = OPTION_INT, .argument = "N", TARGET(repeat), .least = 1, .most = 1e6, .initial = "5",
+     .help = "measurements of each point"},
+    {.name = "warmup", .group = GROUP_MEASURE, .commands = FOR_BENCHES, .kind = OPTION_INT,
+     .argument = "N", TARGET(warmup), .most = 1e6, .initial = "1",
+     .help = "measurements before them that are not counted"},
+    {.name = "footprint", .group = GROUP_MEASURE, .commands = FOR_LENGTHS, .kind = OPTION_SIZE,
+     .argument = "SIZE", TARGET(footprint), .initial = "1G",
+     .help = "bytes to walk through before any is read again: several times the caches"},
+    {.name = "seed", .letter = 's', .group = GROUP_MEASURE, .commands = FOR_BENCHES,
+     .kind = OPTION_SEED, .argument = "N", TARGET(seed), .initial = "0",
+     .help = "of weights, caches and messages that are made up"},
+    {.name = "format", .group = GROUP_MEASURE, .commands = FOR_BENCHES, .kind = OPTION_CHOICE,
+     .argument = "table|csv|json|jsonl", TARGET(format), .choice = formats, .initial = "table",
+     .help = "how results are written", .also = "output-format"},
 
     /* ---- text ---- */
     {.name = "chat", .group = GROUP_TEXT, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
@@ -171,68 +228,68 @@ static const struct option_row rows[] = {
      .help = "a request without a seed gets one made from this and its custom_id"},
 
     /* ---- layout ---- */
-    {.name = "model-ranks", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+    {.name = "model-ranks", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_INT,
      .argument = "A", TARGET(model_ranks), .least = 1, .most = 1e6, .derived = "1",
      .help = "ranks that hold the weights", .built_most = 1,
      .beyond = "split or replicate the model over several model ranks"},
-    {.name = "attention-ranks", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+    {.name = "attention-ranks", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_INT,
      .argument = "B", TARGET(attention_ranks), .most = 1e6, .derived = "all other ranks",
      .help = "ranks that hold the KV cache; 0 is colocated: the model rank does attention itself"},
-    {.name = "role", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+    {.name = "role", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_CHOICE,
      .argument = "auto|model|attention", TARGET(role), .choice = roles, .initial = "auto",
      .help = "role of the ranks of this MPMD component; auto: the first ranks are model ranks"},
-    {.name = "partition", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_PARTITION,
+    {.name = "partition", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_PARTITION,
      .argument = "auto|heads=H,sequences=S", .target = NO_TARGET, .initial = "auto",
      .help = "how attention ranks share the cache: by KV heads, by sequences, or both (H x S = "
              "B); a part left out is 1"},
-    {.name = "slots", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+    {.name = "slots", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_INT,
      .argument = "N", TARGET(slots), .least = 1, .most = 1024, .derived = "from the layout",
      .help = "batches in flight: with 2, one computes while the other's attention runs",
      .built_most = 2, .beyond = "rotate more batches over replicated model ranks"},
-    {.name = "threads", .letter = 't', .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
-     .kind = OPTION_INT, .argument = "N", TARGET(threads), .least = 1, .most = 4096,
+    {.name = "threads", .letter = 't', .group = GROUP_LAYOUT,
+     .commands = FOR_DEVICE | FOR_BENCH_WIRE, .kind = OPTION_INT, .argument = "N", TARGET(threads), .least = 1, .most = 4096,
      .derived = "OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or the rank's cores",
      .help = "threads of a rank"},
-    {.name = "kv-type", .group = GROUP_LAYOUT, .commands = FOR_GENERATE | FOR_SLICES,
+    {.name = "kv-type", .group = GROUP_LAYOUT, .commands = FOR_DEVICE | FOR_SLICES,
      .kind = OPTION_CHOICE, .argument = "f32|f16|bf16", TARGET(kv_type), .choice = kv_types,
      .initial = "bf16",
      .help = "type of the KV cache", .also = "cache-type-k cache-type-v kv-cache-dtype"},
-    {.name = "q-first", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_SWITCH,
+    {.name = "q-first", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_SWITCH,
      .argument = "on|off", TARGET(q_first), .initial = "on",
      .help = "attention starts on Q, over what is cached, before K and V are there"},
-    {.name = "wire-progress", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
+    {.name = "wire-progress", .group = GROUP_LAYOUT, .commands = FOR_LOOP,
      .kind = OPTION_SWITCH, .argument = "on|off", TARGET(wire_progress), .initial = "on",
      .help = "messages are driven while a rank computes"},
-    {.name = "deadline", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_DURATION,
+    {.name = "deadline", .group = GROUP_LAYOUT, .commands = FOR_DEVICE | FOR_BENCH_WIRE, .kind = OPTION_DURATION,
      .argument = "DURATION", TARGET(deadline_s), .initial = "60s",
      .help = "longest wait for a message before the job stops, saying for what", .also = "timeout"},
-    {.name = "cpu-isa", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+    {.name = "cpu-isa", .group = GROUP_LAYOUT, .commands = FOR_DEVICE, .kind = OPTION_CHOICE,
      .argument = "auto|plain|avx2|avx512", TARGET(isa), .choice = isas, .initial = "auto",
      .help = "instructions of the CPU kernels; all give the same bits"},
-    {.name = "model-device", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+    {.name = "model-device", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_CHOICE,
      .argument = "auto|cpu|cuda", TARGET(model_device), .choice = devices, .initial = "auto",
      .help = "what model ranks compute on; auto: a GPU where there is one and the rank is alone"},
-    {.name = "attention-device", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
+    {.name = "attention-device", .group = GROUP_LAYOUT, .commands = FOR_DEVICE,
      .kind = OPTION_CHOICE, .argument = "auto|cpu|cuda", TARGET(attention_device),
      .choice = devices, .initial = "auto",
      .help = "what attention ranks compute on"},
-    {.name = "wire", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+    {.name = "wire", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_CHOICE,
      .argument = "auto|mpi", .target = NO_TARGET, .choice = wires, .initial = "auto",
      .help = "what carries messages between ranks"},
     {.name = "prefill", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
      .argument = "auto|attention", .target = NO_TARGET, .choice = prefills, .initial = "auto",
      .help = "which ranks do the attention of prompts"},
-    {.name = "shares", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_CHOICE,
+    {.name = "shares", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_CHOICE,
      .argument = "auto", .target = NO_TARGET, .choice = shares, .initial = "auto",
      .help = "how much of the cache each attention rank takes",
      .beyond = "give attention ranks equal or stated shares of the cache"},
-    {.name = "model-width", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+    {.name = "model-width", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_INT,
      .argument = "W", .target = NO_TARGET,
      .unbuilt = "split the model over W model ranks", .also = "tensor-parallel-size"},
-    {.name = "replicas", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+    {.name = "replicas", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_INT,
      .argument = "R", .target = NO_TARGET,
      .unbuilt = "rotate batches over R copies of the model", .also = "data-parallel-size"},
-    {.name = "groups", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_INT,
+    {.name = "groups", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_INT,
      .argument = "G", .target = NO_TARGET,
      .unbuilt = "run G independent groups of ranks, fed from the same requests"},
     {.name = "no-prefix-cache", .group = GROUP_LAYOUT, .commands = FOR_GENERATE,
@@ -338,6 +395,7 @@ const struct option_row *options_rows(size_t *n) {
 const char *options_group_title(enum option_group group) {
     static const char *const titles[OPTION_GROUPS] = {
         [GROUP_FILES] = "Files",
+        [GROUP_MEASURE] = "Measurement",
         [GROUP_TEXT] = "Text",
         [GROUP_SAMPLING] = "Sampling (a request's own values come first)",
         [GROUP_LAYOUT] = "Layout",
@@ -355,7 +413,13 @@ static const struct command_row commands[] = {
                         "print what the converter made of a model", NULL},
     [COMMAND_INSPECT] = {"inspect", "FILE... [OPTION...]",
                          "print what a model file or a trace holds", NULL},
-    [COMMANDS] = {"bench", "", "", "measure steps, attention, wires and replayed request traces"},
+    [COMMAND_BENCH_STEP] = {"bench step", "-m MODEL [OPTION...]",
+                            "time steps of decoding against what memory gives", NULL},
+    [COMMAND_BENCH_ATTENTION] = {"bench attention", "[-m MODEL] [OPTION...]",
+                                 "time the attention operator against what memory gives", NULL},
+    [COMMAND_BENCH_WIRE] = {"bench wire", "[OPTION...]",
+                            "time messages between ranks, and compare their bytes", NULL},
+    [COMMANDS] = {"bench replay", "", "", "play the requests of a trace at their times"},
     {"sweep", "", "", "measure many layouts and price them"},
     {"plan", "", "", "predict throughput and cost of layouts from a few measurements"},
 };
@@ -374,15 +438,27 @@ const struct option_row *options_find(const char *name, size_t n_bytes, enum com
     return NULL;
 }
 
-bool command_find(const char *word, enum command *command) {
+int options_match_command(const struct command_row *row, int argc, char **argv) {
+    const char *name = row->name;
+    for (int word = 1; word < argc; word++) {
+        size_t n_bytes = strcspn(name, " ");
+        if (strlen(argv[word]) != n_bytes || memcmp(argv[word], name, n_bytes)) return 0;
+        if (!name[n_bytes]) return word;
+        name += n_bytes + 1;
+    }
+    return 0;
+}
+
+int command_find(int argc, char **argv, enum command *command) {
     size_t n;
     const struct command_row *row = options_commands(&n);
     for (size_t index = 0; index < n; index++) {
-        if (strcmp(word, row[index].name) != 0 || row[index].unbuilt) continue;
+        int n_words = row[index].unbuilt ? 0 : options_match_command(&row[index], argc, argv);
+        if (n_words == 0) continue;
         *command = (enum command)index;
-        return true;
+        return n_words;
     }
-    return false;
+    return 0;
 }
 
 const char *command_name(enum command command) {

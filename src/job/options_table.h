@@ -9,6 +9,7 @@
 
 enum option_group {
     GROUP_FILES,
+    GROUP_MEASURE,
     GROUP_TEXT,
     GROUP_SAMPLING,
     GROUP_LAYOUT,
@@ -34,6 +35,8 @@ enum option_kind {
     OPTION_CHOICE,    /* one word of `choice`, int */
     OPTION_PARTITION, /* heads, sequences */
     OPTION_STEPS,     /* struct step_range */
+    OPTION_LIST,      /* struct number_list, each in least..most */
+    OPTION_SIZES,     /* the same of sizes in bytes */
 };
 
 /* A word an option may be given. With `unbuilt` it is refused by name. */
@@ -49,6 +52,9 @@ enum { /* bits of option_row.commands */
        FOR_GENERATE = 1 << COMMAND_GENERATE,
        FOR_SLICES = 1 << COMMAND_SLICES,
        FOR_INSPECT = 1 << COMMAND_INSPECT,
+       FOR_BENCH_STEP = 1 << COMMAND_BENCH_STEP,
+       FOR_BENCH_ATTENTION = 1 << COMMAND_BENCH_ATTENTION,
+       FOR_BENCH_WIRE = 1 << COMMAND_BENCH_WIRE,
 };
 
 struct option_row {
@@ -59,7 +65,7 @@ struct option_row {
     enum option_kind kind;
     const char *argument; /* name of the value in help; NULL for those that take none */
     int target;           /* offsetof(struct options, ...) or NO_TARGET */
-    double least, most;   /* OPTION_INT, OPTION_COUNT, OPTION_REAL */
+    double least, most;   /* OPTION_INT, OPTION_COUNT, OPTION_REAL, OPTION_LIST, OPTION_SIZES */
     bool above_least;     /* OPTION_REAL: `least` itself is not allowed */
     int constant;         /* OPTION_FLAG, OPTION_CONSTANT */
     const struct option_choice *choice; /* ends with a NULL word */
@@ -80,14 +86,17 @@ const struct option_row *options_rows(size_t *n);
 /* Title of a group in help. */
 const char *options_group_title(enum option_group group);
 
-/* A command: a built one has its `enum command` as index; the others are refused by name. */
+/* A command: a built one has its `enum command` as index; the others are refused by name. The first
+ * word of its name is that of its man page. */
 struct command_row {
-    const char *name;
+    const char *name;    /* one word or two */
     const char *usage;   /* behind "lamina NAME" */
     const char *summary; /* one line */
     const char *unbuilt; /* what it is to do, or NULL */
 };
 const struct command_row *options_commands(size_t *n);
+/* How many words behind argv[0] are the row's name: all of them, or 0. */
+int options_match_command(const struct command_row *row, int argc, char **argv);
 
 /* The row of `name` that `command` takes, or NULL. */
 const struct option_row *options_find(const char *name, size_t n_bytes, enum command command);
@@ -98,7 +107,7 @@ bool options_read(struct options *options, const struct option_row *row, const c
                   struct fault *fault);
 
 /* Refusals; all return false. `n_bytes` of `word`, with its dashes, are the unknown name. */
-bool options_refuse_command(const char *word, struct fault *fault);
+bool options_refuse_command(int argc, char **argv, struct fault *fault);
 bool options_refuse_unknown(const char *word, size_t n_bytes, enum command command,
                             struct fault *fault);
 bool options_refuse_unbuilt(const struct option_row *row, const char *value, const char *unbuilt,

@@ -1,4 +1,4 @@
-/* options_values.c - numbers, sizes and durations as people type them. See options.h.
+/* options_values.c - numbers, sizes, durations and lists as people type them. See options.h.
  *
  * Every parser takes the whole text or nothing: no leading blanks, no trailing words, no silent
  * wrap. strtod and strtoll alone are too lenient (blanks, hexadecimal, inf, nan), so the alphabet
@@ -122,5 +122,52 @@ bool parse_duration(const char *text, double *seconds) {
     }
     if (total > longest_s) return false;
     *seconds = total;
+    return true;
+}
+
+/* A number of a list: text up to one of `ends`, which *text is moved to. */
+static bool read_number(const char **text, const char *ends, bool sizes, int64_t *out) {
+    char number[32] = "";
+    size_t n_bytes = strcspn(*text, ends);
+    if (n_bytes >= sizeof number) return false;
+    memcpy(number, *text, n_bytes);
+    *text += n_bytes;
+    return sizes ? parse_size(number, out)
+                 : isdigit((unsigned char)*number) && parse_int(number, 0, INT64_MAX, out);
+}
+
+/* FIRST, FIRST-LAST, FIRST-LAST+STEP or FIRST-LAST*FACTOR, put behind what is in the list. */
+static bool read_range(const char **text, bool sizes, int64_t least, int64_t most,
+                       struct number_list *list) {
+    int64_t first, last, step = 1;
+    bool multiplied = false;
+    if (!read_number(text, ",-", sizes, &first)) return false;
+    last = first;
+    if (**text == '-') {
+        *text += 1;
+        if (!read_number(text, ",+*", sizes, &last)) return false;
+        multiplied = **text == '*';
+        if (multiplied || **text == '+') {
+            *text += 1;
+            if (!read_number(text, ",", sizes && !multiplied, &step)) return false;
+        }
+    }
+    if (first < least || last > most || first > last || step < (multiplied ? 2 : 1)) return false;
+    for (int64_t value = first;;) { /* 0 times any factor is ended by the list's length */
+        if (list->n == LIST_MOST) return false;
+        list->value[list->n++] = value;
+        if (multiplied ? value > last / step : value > last - step) return true;
+        value = multiplied ? value * step : value + step;
+    }
+}
+
+bool parse_list(const char *text, bool sizes, int64_t least, int64_t most,
+                struct number_list *out) {
+    struct number_list list = {0};
+    for (;; text++) {
+        if (!read_range(&text, sizes, least, most, &list)) return false;
+        if (*text != ',') break;
+    }
+    *out = list;
     return true;
 }

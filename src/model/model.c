@@ -27,15 +27,6 @@ static const struct model_family families[] = {
 };
 enum { FAMILIES = sizeof families / sizeof *families };
 
-/* Far above any model known, far below where products of two overflow an int. */
-enum {
-    MOST_LAYERS = 1024,
-    MOST_COLUMNS = 1 << 22, /* of a value inside the model */
-    MOST_HEADS = 1 << 12,
-    MOST_TOKENS = 1 << 27,  /* of a vocabulary */
-    MOST_CONTEXT = 1 << 30, /* tokens */
-};
-
 /* What is being read, for every message. */
 struct reader {
     const struct gguf *gguf;
@@ -103,19 +94,28 @@ static bool read_positive_if_any(const struct reader *reader, const char *suffix
     return !has_key(reader, suffix) || read_positive(reader, suffix, out);
 }
 
+const struct model_family *model_find_family(const char *architecture, size_t n_bytes) {
+    for (int family = 0; family < FAMILIES; family++) {
+        const char *name = families[family].architecture;
+        if (strlen(name) == n_bytes && memcmp(name, architecture, n_bytes) == 0)
+            return &families[family];
+    }
+    return NULL;
+}
+
 static bool read_family(struct reader *reader, struct model *model) {
     struct gguf_string found;
     if (!gguf_read_string(reader->gguf, "general.architecture", &found, reader->fault)) {
         return false;
     }
+    model->family = model_find_family(found.text, found.n_bytes);
+    if (model->family) {
+        reader->architecture = model->family->architecture;
+        return true;
+    }
     char supported[128] = "";
     for (int family = 0; family < FAMILIES; family++) {
         const char *name = families[family].architecture;
-        if (strlen(name) == found.n_bytes && memcmp(name, found.text, found.n_bytes) == 0) {
-            model->family = &families[family];
-            reader->architecture = name;
-            return true;
-        }
         size_t length = strlen(supported);
         snprintf(supported + length, sizeof supported - length, "%s%s", length ? ", " : "", name);
     }
@@ -178,10 +178,10 @@ static bool check_features(const struct reader *reader, const struct model *mode
 }
 
 static bool read_sizes(const struct reader *reader, struct model *model) {
-    if (!read_count(reader, "block_count", MOST_LAYERS, &model->n_layers)) return false;
-    if (!read_count(reader, "embedding_length", MOST_COLUMNS, &model->hidden)) return false;
-    if (!read_count(reader, "feed_forward_length", MOST_COLUMNS, &model->ffn)) return false;
-    if (!read_count(reader, "context_length", MOST_CONTEXT, &model->context)) return false;
+    if (!read_count(reader, "block_count", MODEL_MOST_LAYERS, &model->n_layers)) return false;
+    if (!read_count(reader, "embedding_length", MODEL_MOST_COLUMNS, &model->hidden)) return false;
+    if (!read_count(reader, "feed_forward_length", MODEL_MOST_COLUMNS, &model->ffn)) return false;
+    if (!read_count(reader, "context_length", MODEL_MOST_CONTEXT, &model->context)) return false;
     if ((size_t)model->n_layers > reader->gguf->n_tensors) {
         return refuse(reader, "key '%s.block_count' is %d, but there are only %zu tensors",
                       reader->architecture, model->n_layers, reader->gguf->n_tensors);
@@ -191,9 +191,11 @@ static bool read_sizes(const struct reader *reader, struct model *model) {
 
 static bool read_heads(const struct reader *reader, struct model *model) {
     const char *architecture = reader->architecture;
-    if (!read_count(reader, "attention.head_count", MOST_HEADS, &model->n_heads)) return false;
+    if (!read_count(reader, "attention.head_count", MODEL_MOST_HEADS, &model->n_heads))
+        return false;
     model->n_kv_heads = model->n_heads;
-    if (!read_count_if_any(reader, "attention.head_count_kv", MOST_HEADS, &model->n_kv_heads)) {
+    if (!read_count_if_any(reader, "attention.head_count_kv", MODEL_MOST_HEADS,
+                           &model->n_kv_heads)) {
         return false;
     }
     if (model->n_heads % model->n_kv_heads != 0) {
@@ -209,11 +211,11 @@ static bool read_heads(const struct reader *reader, struct model *model) {
             architecture, model->hidden, model->n_heads);
     }
     model->head_dim = model->hidden / model->n_heads;
-    if (!read_count_if_any(reader, "attention.key_length", MOST_COLUMNS, &model->head_dim)) {
+    if (!read_count_if_any(reader, "attention.key_length", MODEL_MOST_COLUMNS, &model->head_dim)) {
         return false;
     }
     int value_length = model->head_dim;
-    if (!read_count_if_any(reader, "attention.value_length", MOST_COLUMNS, &value_length)) {
+    if (!read_count_if_any(reader, "attention.value_length", MODEL_MOST_COLUMNS, &value_length)) {
         return false;
     }
     if (value_length != model->head_dim) {
@@ -223,9 +225,10 @@ static bool read_heads(const struct reader *reader, struct model *model) {
             architecture, value_length, model->head_dim);
     }
     size_t columns = 0;
-    if (!check_multiply(model->n_heads, model->head_dim, &columns) || columns > MOST_COLUMNS) {
+    if (!check_multiply(model->n_heads, model->head_dim, &columns) ||
+        columns > MODEL_MOST_COLUMNS) {
         return refuse(reader, "%d heads of %d are more than %d columns", model->n_heads,
-                      model->head_dim, MOST_COLUMNS);
+                      model->head_dim, MODEL_MOST_COLUMNS);
     }
     return true;
 }
@@ -260,7 +263,7 @@ static bool read_rope_scale(const struct reader *reader, struct model *model) {
 
 static bool read_rope(const struct reader *reader, struct model *model) {
     model->n_rotated = model->head_dim;
-    if (!read_count_if_any(reader, "rope.dimension_count", MOST_COLUMNS, &model->n_rotated)) {
+    if (!read_count_if_any(reader, "rope.dimension_count", MODEL_MOST_COLUMNS, &model->n_rotated)) {
         return false;
     }
     if (model->n_rotated > model->head_dim || model->n_rotated % 2 != 0) {
@@ -282,15 +285,15 @@ static bool read_vocabulary(const struct reader *reader, struct model *model) {
             return refuse(reader, "neither tokenizer.ggml.tokens nor %s.vocab_size is there",
                           reader->architecture);
         }
-        return read_count(reader, "vocab_size", MOST_TOKENS, &model->vocabulary);
+        return read_count(reader, "vocab_size", MODEL_MOST_TOKENS, &model->vocabulary);
     }
     if (tokens->kind != GGUF_ARRAY) {
         return refuse(reader, "key 'tokenizer.ggml.tokens' is %s, it must be an array",
                       gguf_kind_name(tokens->kind));
     }
-    if (tokens->n_elements < 1 || tokens->n_elements > MOST_TOKENS) {
+    if (tokens->n_elements < 1 || tokens->n_elements > MODEL_MOST_TOKENS) {
         return refuse(reader, "key 'tokenizer.ggml.tokens' has %zu tokens, it must have 1 to %d",
-                      tokens->n_elements, MOST_TOKENS);
+                      tokens->n_elements, MODEL_MOST_TOKENS);
     }
     model->vocabulary = (int)tokens->n_elements;
     return true;

@@ -78,7 +78,7 @@ void batch_open(struct batch **opened, const struct batch_options *options) {
     batch->holds_kv = is_attention(batch) || options->topology->layout.attention_ranks == 0;
     if (batch->holds_kv)
         kv_open(&batch->kv, limits->n_pages, limits->n_slots * limits->max_batch, limits->context);
-    if (options->desk) leader_open(&batch->leader, options);
+    if (options->supply) leader_open(&batch->leader, options);
     *opened = batch;
 }
 

@@ -232,6 +232,10 @@ const struct kv_cache *decode_cache(const struct decode *d) {
     return &d->memory.cache;
 }
 
+void decode_fill_cache(struct decode *d, uint64_t seed, int n_threads) {
+    memory_fill_cache(&d->memory, &d->options, seed, n_threads);
+}
+
 void decode_close(struct decode *d) {
     if (!d) return;
     memory_close(&d->memory, &d->options);

@@ -83,7 +83,7 @@ static void take_back(struct leader *leader, int handle, struct generation *gene
 int leader_restore(struct leader *leader, bool with_kv, struct kept *kept) {
     int n = 0;
     for (; n < leader->n_sequences; n++) {
-        struct generation *generation = desk_next(leader->options.desk);
+        struct generation *generation = leader->options.supply->next(leader->options.supply->of);
         if (generation && !generation->restored) leader->next = generation;
         if (!generation || !generation->restored) break;
         take_back(leader, n, generation, with_kv);

@@ -193,7 +193,7 @@ static void count_end(struct leader *leader, const struct generation *generation
                       (generation->last_token_ns - generation->first_token_ns) / (n_new - 1));
 }
 
-/* A generation with a finish is the desk's from here on. */
+/* A generation with a finish is the supplier's from here on. */
 static void end_sequence(struct leader *leader, struct sequence *sequence) {
     count_end(leader, sequence->generation);
     atomic_store_explicit(&sequence->generation->finish, leader_finish(sequence),
@@ -211,7 +211,8 @@ static void retire(struct leader *leader, int slot) {
             leader_finish(sequence) != FINISH_NONE)
             end_sequence(leader, sequence);
     }
-    desk_poke(leader->options.desk);
+    const struct supply *supply = leader->options.supply;
+    supply->poke(supply->of);
 }
 
 void leader_end(struct leader *leader) {
@@ -220,7 +221,8 @@ void leader_end(struct leader *leader) {
         if (sequence->state != SEQUENCE_FREE && leader_finish(sequence) != FINISH_NONE)
             end_sequence(leader, sequence);
     }
-    desk_poke(leader->options.desk);
+    const struct supply *supply = leader->options.supply;
+    supply->poke(supply->of);
 }
 
 /* ---- running sequences -----------------------------------------------------------------------
@@ -286,7 +288,7 @@ static int find_free_handle(const struct leader *leader) {
 }
 
 /* The handle to admit next: the oldest preempted sequence, once all its tokens are known, else a
- * free one with a new generation from the desk. -1: none now; nobody passes a preempted one. */
+ * free one with a new generation of the supply. -1: none now; nobody passes a preempted one. */
 static int find_candidate(struct leader *leader) {
     if (list_sequences(leader, SEQUENCE_WAITING, -1) > 0) {
         int handle = leader->order[0];
@@ -294,10 +296,12 @@ static int find_candidate(struct leader *leader) {
     }
     int handle = find_free_handle(leader);
     if (handle < 0) return -1;
-    if (!leader->next) leader->next = desk_next(leader->options.desk);
+    const struct supply *supply = leader->options.supply;
+    if (!leader->next) leader->next = supply->next(supply->of);
     if (!leader->next) return -1;
     leader->sequence[handle] = (struct sequence){.generation = leader->next,
                                                  .age = leader->n_admitted,
+                                                 .n_rows = leader->next->n_cached,
                                                  .n_rows_most = leader->next->n_rows,
                                                  .n_scored = leader->next->n_scored};
     leader->sequence[handle].n_virtual = leader_known(&leader->sequence[handle]);
@@ -306,7 +310,8 @@ static int find_candidate(struct leader *leader) {
 
 /* Sequences a slot should have when all slots share what there is evenly. */
 static int fair_share(const struct leader *leader) {
-    int total = (leader->next != NULL) + (int)desk_counts(leader->options.desk).n_ready;
+    const struct supply *supply = leader->options.supply;
+    int total = (leader->next != NULL) + (int)supply->n_ready(supply->of);
     for (int handle = 0; handle < leader->n_sequences; handle++) {
         enum state state = leader->sequence[handle].state;
         total += state == SEQUENCE_RUNNING || state == SEQUENCE_WAITING;
@@ -334,7 +339,7 @@ static void admit(struct leader *leader, struct header *header, int slot, struct
         sequence->state = SEQUENCE_RUNNING;
         sequence->slot = slot;
         sequence->owner = owner;
-        kv_extend(&leader->account[owner], handle, rows);
+        kv_extend(&leader->account[owner], handle, sequence->n_rows + rows);
         put_chunk(leader, header, handle, rows, room);
     }
 }
@@ -389,19 +394,20 @@ static bool nothing_running(const struct leader *leader) {
 }
 
 bool leader_over(const struct leader *leader) {
-    return nothing_running(leader) && desk_exhausted(leader->options.desk);
+    const struct supply *supply = leader->options.supply;
+    return nothing_running(leader) && supply->exhausted(supply->of);
 }
 
 void leader_form(struct leader *leader, int slot, int step) {
     const struct batch_limits *limits = &leader->options.limits;
-    struct desk *desk = leader->options.desk;
+    const struct supply *supply = leader->options.supply;
     struct header *header = &leader->header[slot];
     struct plan *plan = &leader->plan[slot][step % 2];
     header->step = step;
     header->n_released = header->n_chunks = header->n_rows = header->n_picked = 0;
     plan->n_prompt_rows = plan->n_decode_rows = plan->n_recomputed_rows = 0;
     /* nothing to decode in any slot but more may come: wait a little instead of spinning */
-    if (nothing_running(leader) && !desk_exhausted(desk)) desk_wait(desk, 0.1);
+    if (nothing_running(leader) && !supply->exhausted(supply->of)) supply->wait(supply->of, 0.1);
     header->last = *leader->options.stop || leader_over(leader);
     if (!header->last) {
         struct room room = {limits->max_rows, limits->max_picked};

@@ -19,7 +19,7 @@ struct sequence {
     struct generation *generation;
     int64_t age; /* admission number: lower is older */
     int slot, owner;
-    int n_rows;      /* positions whose rows have been in a header */
+    int n_rows;      /* positions whose rows have been in a header, or were cached before */
     int n_rows_most; /* the same before a preemption: rows below it are computed again */
     int n_virtual;   /* tokens, those in flight included */
     int n_scored;    /* prompt tokens whose scores are asked for */
@@ -54,7 +54,7 @@ struct leader {
     struct hunger *hunger;   /* (n_owners) */
     struct header *header;   /* (n_slots) */
     struct plan (*plan)[2];  /* (n_slots) of even and odd steps */
-    struct generation *next; /* from the desk, not yet admitted */
+    struct generation *next; /* from the supply, not yet admitted */
     int64_t n_admitted;
     int32_t *token; /* (max_picked) */
     struct token_score *score;

@@ -2,9 +2,11 @@
  * memory.h. */
 #include "memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "check.h"
+#include "noise.h"
 
 struct value memory_value(const struct decode_options *options, const struct arena *arena,
                           int node) {
@@ -176,6 +178,30 @@ void memory_open(struct memory *memory, const struct decode_options *options) {
     for (int lane = 0; lane < n_lanes; lane++)
         open_lane(memory, &memory->lane[lane], options);
     if (attention || topology->layout.attention_ranks == 0) open_cache(memory, options);
+}
+
+/* Numbers as large as those of q, whose products with them are then about 1. */
+void memory_fill_cache(struct memory *memory, const struct decode_options *options, uint64_t seed,
+                       int n_threads) {
+    enum { PIECE = 1 << 22 }; /* numbers */
+    static const enum quant stored[] = {
+        [ELEMENT_F32] = QUANT_F32, [ELEMENT_F16] = QUANT_F16, [ELEMENT_BF16] = QUANT_BF16};
+    const struct kv_cache *cache = &memory->cache;
+    if (!cache->buffer) return;
+    size_t a_page = (size_t)cache->n_layers * (size_t)cache->n_kv_heads * 2 * PAGE_TOKENS *
+                    (size_t)cache->head_dim;
+    size_t n = a_page * (size_t)cache->n_pages, size = element_bytes(cache->element);
+    char name[32];
+    snprintf(name, sizeof name, "KV of rank %d", options->topology->rank);
+    unsigned char *piece = check_alloc(PIECE, size);
+    for (size_t first = 0; first < n; first += PIECE) {
+        size_t these = n - first < PIECE ? n - first : PIECE;
+        noise_fill(piece, stored[cache->element], noise_key(seed, name), 1, first, these,
+                   n_threads);
+        options->device_ops->upload(options->device, cache->buffer, first * size, piece,
+                                    these * size);
+    }
+    free(piece);
 }
 
 void memory_close(struct memory *memory, const struct decode_options *options) {

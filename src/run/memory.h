@@ -28,6 +28,10 @@ struct memory {
 void memory_open(struct memory *memory, const struct decode_options *options);
 void memory_close(struct memory *memory, const struct decode_options *options);
 
+/* Behind decode_fill_cache. */
+void memory_fill_cache(struct memory *memory, const struct decode_options *options, uint64_t seed,
+                       int n_threads);
+
 static inline struct lane *memory_lane(const struct memory *memory, int slot, int lane) {
     return &memory->lane[slot * memory->n_lanes + lane];
 }

@@ -17,7 +17,9 @@ refused() { # TEXT OPTION...
 
 expect 2 'no command' "$LAMINA"
 expect 2 'unknown command genrate; did you mean lamina generate?' "$LAMINA" genrate
-expect 2 'bench is not built yet' "$LAMINA" bench
+expect 2 'bench needs one word more' "$LAMINA" bench
+expect 2 'bench replay is not built yet' "$LAMINA" bench replay
+expect 2 'sweep is not built yet' "$LAMINA" sweep
 expect 2 'no model' "$LAMINA" generate -i in.jsonl -o out.jsonl
 expect 2 'no requests' "${one[@]}" -o out.jsonl
 expect 2 'no place for answers' "${one[@]}" -i in.jsonl

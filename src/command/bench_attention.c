@@ -1,0 +1,228 @@
+/* bench_attention.c - `lamina bench attention`: the operator attend by itself, on one rank.
+ *
+ * Every sequence has one row, as in decoding, which attends over --length positions that lie in the
+ * cache; pages of the sequences are mixed, as they are when these grow side by side. The cache has
+ * as many layers as it takes to be larger than --footprint, and each call takes the next, so that
+ * nothing is found in a processor's caches that a decode step would not find there. The ceiling is
+ * a streaming read of as many bytes, taken from as much memory in the same way.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "bench.h"
+#include "bench_parts.h"
+#include "kv.h"
+
+enum column { BATCH, LENGTH, TIME, LEAST, MOST, KV_BYTES, RATE, READ, COPY, RATIO, COLUMNS };
+static const struct sheet_column columns[COLUMNS] = {
+    [BATCH] = {"batch", SHEET_WHOLE, 0},       [LENGTH] = {"length", SHEET_WHOLE, 0},
+    [TIME] = {"time_us", SHEET_REAL, 2},       [LEAST] = {"min_us", SHEET_REAL, 2},
+    [MOST] = {"max_us", SHEET_REAL, 2},        [KV_BYTES] = {"kv_bytes", SHEET_WHOLE, 0},
+    [RATE] = {"GB_per_s", SHEET_REAL, 2},      [READ] = {"read_GB_per_s", SHEET_REAL, 2},
+    [COPY] = {"copy_GB_per_s", SHEET_REAL, 2}, [RATIO] = {"ratio", SHEET_REAL, 3},
+};
+
+/* Heads of the model, or as typed, or Llama 3 8B's. */
+static struct attend_shape find_shape(struct run *run, struct fault *fault) {
+    const struct options *options = run->options;
+    int heads = options->n_heads > 0 ? options->n_heads : 32;
+    int kv_heads = options->n_kv_heads > 0 ? options->n_kv_heads : 8;
+    int head_dim = options->head_dim > 0 ? options->head_dim : 128;
+    if (options->model &&
+        source_open(&run->source, &run->model, options->model, options->seed, fault)) {
+        heads = run->model.n_heads;
+        kv_heads = run->model.n_kv_heads;
+        head_dim = run->model.head_dim;
+    }
+    if (heads % kv_heads != 0)
+        fault_user(fault, "--heads %d is not a multiple of --kv-heads %d", heads, kv_heads);
+    return (struct attend_shape){.n_heads = heads,
+                                 .n_kv_heads = kv_heads,
+                                 .head_dim = head_dim,
+                                 .scale = 1 / sqrtf((float)head_dim)};
+}
+
+/* One point, opened. */
+struct point {
+    int batch, length, n_pages;
+    struct rows rows;
+    struct chunk *chunk;
+    int32_t *page, *id, *position, *sequence;
+    struct kv_cache cache;
+    struct value q, out;
+};
+
+/* Of a layer of a point's cache; not an integer before it is known to fit into memory. */
+static double layer_bytes(const struct run *run, const struct attend_shape *shape, int64_t batch,
+                          int64_t length) {
+    return (double)batch * kv_pages_for((int)length) * shape->n_kv_heads * 2 * PAGE_TOKENS *
+           shape->head_dim * (double)element_bytes(kv_element(run->options->kv_type));
+}
+
+/* Page `at` of a sequence is dealt to all sequences before the next one is. */
+static void open_rows(struct point *point) {
+    int n_each = kv_pages_for(point->length);
+    size_t batch = (size_t)point->batch;
+    point->n_pages = point->batch * n_each;
+    point->chunk = check_alloc(batch, sizeof *point->chunk);
+    point->page = check_alloc(batch * (size_t)n_each, sizeof *point->page);
+    point->id = check_alloc(batch, sizeof *point->id);
+    point->position = check_alloc(batch, sizeof *point->position);
+    point->sequence = check_alloc(batch, sizeof *point->sequence);
+    for (int row = 0; row < point->batch; row++) {
+        int32_t *page = point->page + (size_t)row * (size_t)n_each;
+        for (int at = 0; at < n_each; at++)
+            page[at] = at * point->batch + row;
+        point->position[row] = point->length - 1;
+        point->sequence[row] = row;
+        point->chunk[row] = (struct chunk){row, 1, point->length - 1, page};
+    }
+    point->rows = (struct rows){.n_rows = point->batch,
+                                .id = point->id,
+                                .position = point->position,
+                                .sequence = point->sequence,
+                                .n_chunks = point->batch,
+                                .chunk = point->chunk};
+}
+
+static struct value open_value(struct run *run, int rows, int columns_of) {
+    enum element element = run->device_ops->activation;
+    size_t n_bytes = ((size_t)rows * (size_t)columns_of * element_bytes(element) + 63) / 64 * 64;
+    struct value value = {.buffer = run->device_ops->alloc(run->device, n_bytes),
+                          .columns = columns_of,
+                          .stride = columns_of,
+                          .element = element};
+    bench_fill(run, value.buffer, element, "Q", n_bytes);
+    return value;
+}
+
+static void open_point(struct point *point, struct run *run, const struct attend_shape *shape) {
+    enum { MOST_LAYERS = 1 << 20 };
+    enum element element = kv_element(run->options->kv_type);
+    size_t a_layer = (size_t)layer_bytes(run, shape, point->batch, point->length);
+    size_t n_layers = ((size_t)run->options->footprint + a_layer - 1) / a_layer;
+    if (n_layers > MOST_LAYERS) n_layers = MOST_LAYERS;
+    size_t n_bytes = n_layers * a_layer;
+    open_rows(point);
+    point->cache = (struct kv_cache){.buffer = run->device_ops->alloc(run->device, n_bytes),
+                                     .n_layers = (int)n_layers,
+                                     .n_pages = point->n_pages,
+                                     .n_kv_heads = shape->n_kv_heads,
+                                     .head_dim = shape->head_dim,
+                                     .element = element};
+    bench_fill(run, point->cache.buffer, element, "KV", n_bytes);
+    point->q = open_value(run, point->batch, shape->n_heads * shape->head_dim);
+    point->out = open_value(run, point->batch, shape->n_heads * shape->head_dim);
+    run->device_ops->begin(run->device, &point->rows);
+}
+
+static void close_point(struct point *point, struct run *run) {
+    run->device_ops->release(run->device, point->cache.buffer);
+    run->device_ops->release(run->device, point->q.buffer);
+    run->device_ops->release(run->device, point->out.buffer);
+    free(point->chunk);
+    free(point->page);
+    free(point->id);
+    free(point->position);
+    free(point->sequence);
+}
+
+static void measure(struct run *run, struct point *point, struct attend_shape shape,
+                    struct ceiling *ceiling, struct sheet *sheet) {
+    const struct options *options = run->options;
+    const struct device_ops *ops = run->device_ops;
+    int warmup = options->warmup, repeat = options->repeat;
+    double *seconds = check_alloc((size_t)repeat, sizeof *seconds);
+    for (int round = 0; round < warmup + repeat; round++) {
+        shape.layer = round % point->cache.n_layers;
+        ops->lap(run->device);
+        ops->attend(run->device, &point->rows, &point->cache, shape, ATTEND_WHOLE, point->q,
+                    point->out);
+        double taken = ops->lap(run->device);
+        if (round >= warmup) seconds[round - warmup] = taken;
+    }
+    struct spread spread = bench_spread(seconds, repeat);
+    free(seconds);
+    size_t kv_bytes = (size_t)point->batch * (size_t)point->length * (size_t)shape.n_kv_heads * 2 *
+                      (size_t)shape.head_dim * element_bytes(point->cache.element);
+    size_t a_read = (kv_bytes + 63) / 64 * 64;
+    double read =
+        bench_ceiling_read(ceiling, a_read < ceiling->n_bytes ? a_read : ceiling->n_bytes);
+    double rate = (double)kv_bytes / spread.median;
+    sheet_row(sheet, (struct sheet_value[COLUMNS]){
+                         [BATCH] = {.whole = point->batch},
+                         [LENGTH] = {.whole = point->length},
+                         [TIME] = {.real = spread.median * 1e6},
+                         [LEAST] = {.real = spread.least * 1e6},
+                         [MOST] = {.real = spread.most * 1e6},
+                         [KV_BYTES] = {.whole = (int64_t)kv_bytes},
+                         [RATE] = {.real = rate * 1e-9},
+                         [READ] = {.real = read * 1e-9},
+                         [COPY] = {.real = ceiling->copy_bytes_per_s * 1e-9},
+                         [RATIO] = {.real = rate / read},
+                     });
+}
+
+/* Sizes of the largest point. False with the user's fault when this rank may not use that much. */
+static bool size_device(const struct run *run, const struct attend_shape *shape,
+                        struct device_limits *limits, struct fault *fault) {
+    const struct options *options = run->options;
+    const struct device_options device = {.n_threads = run->resources.n_threads};
+    int64_t batch = bench_largest(&options->batch), length = bench_largest(&options->length);
+    *limits = (struct device_limits){.n_slots = 1,
+                                     .max_rows = (int)batch,
+                                     .max_sequences = (int)batch,
+                                     .context = (int)length,
+                                     .n_heads = shape->n_heads,
+                                     .n_kv_heads = shape->n_kv_heads,
+                                     .head_dim = shape->head_dim};
+    double n_bytes = layer_bytes(run, shape, batch, length) + 2 * (double)options->footprint +
+                     (double)run->device_ops->prepare_bytes(&device, limits);
+    return n_bytes <= (double)run->resources.memory_bytes ||
+           fault_user(fault,
+                      "--batch %lld --length %lld takes %.0f MiB with the memory ceiling, and "
+                      "there are %lld MiB (%s)",
+                      (long long)batch, (long long)length, n_bytes / (1 << 20),
+                      (long long)run->resources.memory_bytes >> 20, run->resources.memory_from);
+}
+
+static void measure_all(struct run *run, const struct attend_shape *shape, struct sheet *sheet,
+                        struct fault *fault) {
+    const struct options *options = run->options;
+    struct device_limits limits;
+    struct ceiling ceiling;
+    if (!size_device(run, shape, &limits, fault) ||
+        !bench_ceiling_open(&ceiling, run, (size_t)options->footprint / 64 * 64, fault))
+        return;
+    run->device_ops->prepare(run->device, &limits);
+    sheet_fact(sheet, "heads", "%d on %d KV heads of %d, %s", shape->n_heads, shape->n_kv_heads,
+               shape->head_dim, kv_type_name(options->kv_type));
+    sheet_fact(sheet, "footprint", "%zu bytes", ceiling.n_bytes);
+    for (int b = 0; b < options->batch.n; b++) {
+        for (int l = 0; l < options->length.n; l++) {
+            struct point point = {.batch = (int)options->batch.value[b],
+                                  .length = (int)options->length.value[l]};
+            open_point(&point, run, shape);
+            measure(run, &point, *shape, &ceiling, sheet);
+            close_point(&point, run);
+        }
+    }
+    bench_ceiling_close(&ceiling);
+}
+
+int bench_attention_run(const struct options *options, uint64_t options_hash) {
+    struct run run = {.options = options};
+    struct fault fault = {0};
+    struct sheet *sheet = NULL;
+    if (!compose_ranks(&run, options_hash, &fault)) return (int)fault.kind;
+    if (run.topology.n_ranks > 1)
+        fault_user(&fault, "bench attention runs on one rank, here are %d", run.topology.n_ranks);
+    struct attend_shape shape = {0};
+    if (fault.kind == FAULT_NONE) shape = find_shape(&run, &fault);
+    if (fault.kind == FAULT_NONE && compose_device(&run, &fault) &&
+        bench_open_sheet(&run, &sheet, columns, COLUMNS, &fault)) {
+        bench_tell(&run, sheet);
+        measure_all(&run, &shape, sheet, &fault);
+    }
+    return bench_end(&run, sheet, EXIT_DONE, &fault);
+}

@@ -1,0 +1,56 @@
+/* bench_parts.h - what the benches share: private to src/command. */
+#ifndef LAMINA_BENCH_PARTS_H
+#define LAMINA_BENCH_PARTS_H
+
+#include "compose.h"
+#include "sheet.h"
+
+/* Open the leader's sheet; collective, the fault is agreed. *sheet is NULL elsewhere. */
+bool bench_open_sheet(struct run *run, struct sheet **sheet, const struct sheet_column *column,
+                      int n_columns, struct fault *fault);
+/* Version, command and who runs where. Collective, when the devices are open. */
+void bench_tell(struct run *run, struct sheet *sheet);
+/* Close the sheet and the run. Collective; returns the exit code: `code`, or what `fault` says
+ * (agreed; said here once). */
+int bench_end(struct run *run, struct sheet *sheet, int code, struct fault *fault);
+
+/* The largest number of a list. */
+int64_t bench_largest(const struct number_list *list);
+
+/* Middle and ends of `n` measured values, which are sorted; percentiles are interpolated. */
+struct spread {
+    double median, p10, p90, least, most;
+};
+struct spread bench_spread(double *value, int n);
+
+/* Memory to be read as fast as the device can: made-up numbers, laid out by the threads that will
+ * read them. */
+struct ceiling {
+    struct run *run;
+    size_t n_bytes;
+    struct buffer *buffer, *sum;
+    size_t next;             /* offset of the next read */
+    double copy_bytes_per_s; /* of all of it to elsewhere, best of the repeats; read and written
+                                bytes both count */
+};
+/* `n_bytes`, a multiple of 64; takes as much again for a moment. False with the user's fault when
+ * this rank may not use that much. Local. */
+bool bench_ceiling_open(struct ceiling *ceiling, struct run *run, size_t n_bytes,
+                        struct fault *fault);
+/* The best rate of --warmup and --repeat reads of `n_bytes`, and at least eight, each of memory
+ * that was not read for as long as there is other. Bytes a second. */
+double bench_ceiling_read(struct ceiling *ceiling, size_t n_bytes);
+void bench_ceiling_close(struct ceiling *ceiling);
+
+/* Made-up numbers into a buffer of the device, from offset 0 on; returns the XOR of their 64-bit
+ * words. `n_bytes` is a multiple of 64. */
+uint64_t bench_fill(struct run *run, struct buffer *buffer, enum element element, const char *name,
+                    size_t n_bytes);
+
+/* bench_wire.c: the sheet with its columns; every fan and size on one wire. Returns the bytes that
+ * came back wrong (the leader's). Collective. */
+bool bench_wire_open_sheet(struct run *run, struct sheet **sheet, struct fault *fault);
+int64_t bench_wire_measure(struct run *run, const struct wire_ops *ops, struct sheet *sheet,
+                           struct fault *fault);
+
+#endif
