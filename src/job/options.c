@@ -106,6 +106,10 @@ static bool take_operand(struct walk *walk, const char *word) {
         return fault_user(walk->fault, "unexpected %s: it belongs to no option%s",
                           options_quote(word).text,
                           generate ? " (requests are given with -i FILE)" : "");
+    if (options->model && options->command == COMMAND_INSPECT) { /* journals come in numbers */
+        walk->input[walk->n_inputs++] = word;
+        return true;
+    }
     if (options->model)
         return fault_user(walk->fault, "unexpected %s: lamina %s takes one file, and %s is it",
                           options_quote(word).text, command_name(options->command),
