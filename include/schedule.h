@@ -11,6 +11,7 @@
 #define LAMINA_SCHEDULE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum { SCHEDULE_MAX_SLOTS = 2 };
 
@@ -23,8 +24,9 @@ struct schedule {
     int step, slice, slot; /* the next phase and slot to look at */
     int first_step;        /* of this walk */
     bool closed;           /* the slot's step before has had its last slice in this phase */
-    int n_steps_done[SCHEDULE_MAX_SLOTS];
-    int last_step[SCHEDULE_MAX_SLOTS]; /* -1: not known yet */
+    int64_t
+        n_steps_done[SCHEDULE_MAX_SLOTS]; /* one more than fits into an int, at the end of all */
+    int last_step[SCHEDULE_MAX_SLOTS];    /* -1: not known yet */
 };
 
 /* `n_gaps` 0 is the colocated program: one slice a step, a phase a step. */
