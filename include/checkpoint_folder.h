@@ -40,6 +40,12 @@ void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished);
 const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint_folder *folder,
                                                          struct checkpoint_progress *progress);
 
+/* Read the progress of one of the manifest's checkpoints in folder `path`: false where it is
+ * damaged or of another job. */
+bool checkpoint_folder_progress(const char *path, const struct manifest *manifest,
+                                const struct manifest_checkpoint *checkpoint,
+                                struct checkpoint_progress *progress, struct fault *fault);
+
 /* The number of the next checkpoint. */
 int64_t checkpoint_folder_next(const struct checkpoint_folder *folder);
 

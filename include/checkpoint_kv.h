@@ -26,6 +26,8 @@ struct kv_file_shape {
     int n_layers, n_kv_heads, head_dim;
     enum element element;
 };
+/* "f32", "f16" or "bf16", as the files have it. */
+const char *kv_element_name(enum element element);
 
 /* Whose pages a file holds. */
 struct kv_file_about {

@@ -2,8 +2,9 @@
  * commit of a checkpoint.
  *
  * At most two, the newest first, each with every file it needs, older ranks' files included; and
- * the files that the next one will make. Only files that a manifest lists are ever deleted. Names have no slash. JSON, at most 16 MiB, with a
- * checksum of itself: a changed digit in it is a damaged manifest.
+ * the files that the next one will make. Only files that a manifest lists are ever deleted. Names
+ * have no slash. JSON, at most 16 MiB, with a checksum of itself: a changed digit in it is a
+ * damaged manifest.
  */
 #ifndef LAMINA_CHECKPOINT_MANIFEST_H
 #define LAMINA_CHECKPOINT_MANIFEST_H
@@ -41,9 +42,8 @@ struct manifest {
 bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault);
 /* Replace it: temporary file, fsync, rename, fsync of the folder. */
 bool manifest_write(const struct manifest *manifest, const char *folder, struct fault *fault);
-/* Are all files of a checkpoint there, with their sizes? The first that is not is named. */
-bool manifest_check(const struct manifest_checkpoint *checkpoint, const char *folder,
-                    struct fault *fault);
+/* Is a file of a checkpoint there, with its size? */
+bool manifest_check(const struct manifest_file *file, const char *folder, struct fault *fault);
 /* Delete the files that `before` lists, as a checkpoint's or the next one's, and no checkpoint of
  * `now` does. What cannot be deleted is logged. */
 void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,

@@ -7,10 +7,11 @@
 
 #include "options.h"
 
-/* Print the GGUF file options->model to stdout: the file, its keys (long texts and arrays cut), its
- * tensors, totals per storage type; or what stands for those in a shape. Returns the exit code:
- * EXIT_DONE, or after one line on stderr EXIT_USER for a file that cannot be opened or is damaged,
- * EXIT_WORLD when stdout cannot be written. */
+/* Print options->model to stdout. A GGUF file: the file, its keys (long texts and arrays cut), its
+ * tensors, totals per storage type; or what stands for those in a shape. A folder or file of
+ * checkpoints: checkpoint_inspect.h. Returns the exit code: EXIT_DONE, or after one line on stderr
+ * EXIT_USER for a model that cannot be opened or is damaged, EXIT_WORLD for a checkpoint that is,
+ * and when stdout cannot be written. */
 int inspect_run(const struct options *options);
 
 #endif

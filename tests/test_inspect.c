@@ -11,26 +11,8 @@
 #include <cmocka.h>
 
 #include "image.h"
-#include "inspect.h"
-#include "scratch.h"
-
-/* Run the command with stdout going to `target`; returns its exit code. */
-static int run(const char *model, const char *target) {
-    struct options options = {.command = COMMAND_INSPECT, .model = model};
-    fflush(stdout);
-    int kept = dup(STDOUT_FILENO);
-    assert_true(kept >= 0);
-    FILE *file = fopen(target, "w");
-    assert_non_null(file);
-    assert_true(dup2(fileno(file), STDOUT_FILENO) >= 0);
-    int code = inspect_run(&options);
-    fflush(stdout);
-    clearerr(stdout);
-    assert_true(dup2(kept, STDOUT_FILENO) >= 0);
-    close(kept);
-    fclose(file);
-    return code;
-}
+#include "log.h"
+#include "printed.h"
 
 static const char *make(void) {
     static char path[256];
@@ -64,53 +46,31 @@ static const char *make(void) {
     return path;
 }
 
-/* The printed line that begins with `name`, its runs of spaces made one. */
-static void line_is(const char *printed, const char *name, const char *wanted) {
-    char line[512] = "";
-    size_t n_line = 0;
-    const char *at = printed;
-    while (at && strncmp(at, name, strlen(name)) != 0) {
-        at = strchr(at, '\n');
-        if (at) at++;
-    }
-    if (!at) fail_msg("no line begins with '%s'", name);
-    for (; *at && *at != '\n' && n_line + 1 < sizeof line; at++) {
-        if (*at != ' ' || line[n_line - 1] != ' ') line[n_line++] = *at;
-    }
-    assert_string_equal(line, wanted);
-}
-
 static void a_file_is_printed(void **state) {
     (void)state;
     const char *path = make();
     char wanted[512];
-    size_t n_printed;
-    assert_int_equal(run(path, scratch_path("printed")), EXIT_DONE);
-    char *printed = (char *)scratch_read(scratch_path("printed"), &n_printed);
-    assert_non_null(printed);
-    printed[n_printed] = 0; /* scratch_read leaves room */
+    char *text = printed(path, EXIT_DONE);
 
     snprintf(wanted, sizeof wanted, "file %s", path);
-    line_is(printed, "file ", wanted);
-    line_is(printed, "tensors ", "tensors 2, 202 parameters");
-    line_is(printed, "alignment ", "alignment 32 bytes");
-    line_is(printed, "general.name", "general.name string \"\\x1b[2Jcleared\\x0a\"");
-    line_is(printed, "llama.block_count", "llama.block_count u32 30");
-    line_is(printed, "eps", "eps f32 0.25");
-    line_is(printed, "yes", "yes bool true");
-    line_is(printed, "big", "big u64 18446744073709551615");
-    line_is(printed, "numbers", "numbers i32[9] [-1, 0, 1, 2, 3, 4, 5, 6, ...]");
-    line_is(printed, "tokens", "tokens string[5] [\"ab\", \"ab\", \"ab\", \"ab\", ...]");
-    line_is(printed, "nothing", "nothing f64[0] []");
-    assert_non_null(strstr(printed, "xxx...\" (300 bytes)\n"));
-    line_is(printed, "blk.0.", "blk.0.\\x07.weight Q8_0 64 x 3 204");
-    line_is(printed, "norm", "norm F32 10 40");
-    line_is(printed, "Q8_0", "Q8_0 1 192 204");
-    line_is(printed, "F32", "F32 1 10 40");
-    line_is(printed, "all", "all 2 202 244");
-    for (size_t at = 0; at < n_printed; at++)
-        assert_true(printed[at] == '\n' || (unsigned char)printed[at] >= 0x20);
-    free(printed);
+    printed_line_is(text, "file ", wanted);
+    printed_line_is(text, "tensors ", "tensors 2, 202 parameters");
+    printed_line_is(text, "alignment ", "alignment 32 bytes");
+    printed_line_is(text, "general.name", "general.name string \"\\x1b[2Jcleared\\x0a\"");
+    printed_line_is(text, "llama.block_count", "llama.block_count u32 30");
+    printed_line_is(text, "eps", "eps f32 0.25");
+    printed_line_is(text, "yes", "yes bool true");
+    printed_line_is(text, "big", "big u64 18446744073709551615");
+    printed_line_is(text, "numbers", "numbers i32[9] [-1, 0, 1, 2, 3, 4, 5, 6, ...]");
+    printed_line_is(text, "tokens", "tokens string[5] [\"ab\", \"ab\", \"ab\", \"ab\", ...]");
+    printed_line_is(text, "nothing", "nothing f64[0] []");
+    assert_non_null(strstr(text, "xxx...\" (300 bytes)\n"));
+    printed_line_is(text, "blk.0.", "blk.0.\\x07.weight Q8_0 64 x 3 204");
+    printed_line_is(text, "norm", "norm F32 10 40");
+    printed_line_is(text, "Q8_0", "Q8_0 1 192 204");
+    printed_line_is(text, "F32", "F32 1 10 40");
+    printed_line_is(text, "all", "all 2 202 244");
+    free(text);
 }
 
 /* Sizes by hand: 2 layers of 11 tensors, embedding and last norm; the head is the embedding. */
@@ -122,31 +82,29 @@ static void a_shape_is_printed(void **state) {
         "\"head_dim\": 6, \"vocab_size\": 10, \"max_position_embeddings\": 99,"
         "\"rms_norm_eps\": 1e-6, \"tie_word_embeddings\": true}";
     char name[300];
-    size_t n_printed;
     assert_true(scratch_write(scratch_path("tiny.json"), config, sizeof config - 1));
     snprintf(name, sizeof name, "shape:%s", scratch_path("tiny.json"));
-    assert_int_equal(run(name, scratch_path("printed")), EXIT_DONE);
-    char *printed = (char *)scratch_read(scratch_path("printed"), &n_printed);
-    printed[n_printed] = 0;
-    line_is(printed, "heads", "heads 2 on 1 KV heads of 6");
-    line_is(printed, "vocabulary", "vocabulary 10, head tied to the embedding");
-    line_is(printed, "blk.1.attn_k.weight", "blk.1.attn_k.weight BF16 8 x 6 96");
-    line_is(printed, "blk.1.attn_k_norm.weight", "blk.1.attn_k_norm.weight F32 6 24");
+    char *text = printed(name, EXIT_DONE);
+    printed_line_is(text, "heads", "heads 2 on 1 KV heads of 6");
+    printed_line_is(text, "vocabulary", "vocabulary 10, head tied to the embedding");
+    printed_line_is(text, "blk.1.attn_k.weight", "blk.1.attn_k.weight BF16 8 x 6 96");
+    printed_line_is(text, "blk.1.attn_k_norm.weight", "blk.1.attn_k_norm.weight F32 6 24");
     /* a layer: 96 + 48 + 48 + 96 of attention, 3 x 96 of the network, 2 x 8 + 2 x 6 of norms */
-    line_is(printed, "BF16", "BF16 15 1232 2464");
-    line_is(printed, "F32", "F32 9 64 256");
-    line_is(printed, "all", "all 24 1296 2720");
-    free(printed);
+    printed_line_is(text, "BF16", "BF16 15 1232 2464");
+    printed_line_is(text, "F32", "F32 9 64 256");
+    printed_line_is(text, "all", "all 24 1296 2720");
+    free(text);
 }
 
 static void failures_have_their_code(void **state) {
     (void)state;
-    assert_int_equal(run(scratch_path("absent.gguf"), scratch_path("printed")), EXIT_USER);
-    assert_int_equal(run(NULL, scratch_path("printed")), EXIT_USER);
+    assert_int_equal(printed_run(scratch_path("absent.gguf"), scratch_path("printed")), EXIT_USER);
+    assert_int_equal(printed_run(NULL, scratch_path("printed")), EXIT_USER);
     assert_true(scratch_write(scratch_path("bad.gguf"), "not a model of any kind..", 25));
-    assert_int_equal(run(scratch_path("bad.gguf"), scratch_path("printed")), EXIT_USER);
-    assert_int_equal(run("shape:unheard-of", scratch_path("printed")), EXIT_USER);
-    if (access("/dev/full", W_OK) == 0) assert_int_equal(run(make(), "/dev/full"), EXIT_WORLD);
+    assert_int_equal(printed_run(scratch_path("bad.gguf"), scratch_path("printed")), EXIT_USER);
+    assert_int_equal(printed_run("shape:unheard-of", scratch_path("printed")), EXIT_USER);
+    if (access("/dev/full", W_OK) == 0)
+        assert_int_equal(printed_run(make(), "/dev/full"), EXIT_WORLD);
 }
 
 int main(void) {

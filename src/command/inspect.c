@@ -1,5 +1,5 @@
-/* inspect.c - `lamina inspect FILE`: a model file or a shape printed for people, or a trace. See
- * inspect.h.
+/* inspect.c - `lamina inspect FILE`: a model file or a shape printed for people, checkpoints, or a
+ * trace. See inspect.h.
  *
  * The invariant: everything that came from the file goes through log_escape, so that a hostile name
  * cannot drive a terminal. Nothing is judged here: a file opens, so it is well-formed; whether it
@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "checkpoint_inspect.h"
 #include "gguf.h"
 #include "log.h"
 #include "source.h"
@@ -188,17 +189,23 @@ static void print_shape(const struct source *source, const struct model *model) 
     graph_close(&graph);
 }
 
+/* Not with options that only traces have. */
+static bool is_for_no_trace(const struct options *options, struct fault *fault) {
+    char shown[512];
+    if (options->n_inputs == 0 && !options->timeline && !options->csv && !options->output)
+        return true;
+    log_escape(shown, sizeof shown, options->model, strlen(options->model));
+    return fault_user(fault, "%s: not a trace of lamina: %s", shown,
+                      options->n_inputs > 0 ? "several files must be the journals of one run"
+                                            : "--timeline, --csv and -o are for traces");
+}
+
 /* A file is printed whether or not it is a model that lamina runs; a shape always is one. */
 static void inspect_model(const struct options *options, struct fault *fault) {
     struct source source = {0};
     struct model model;
-    char shown[512];
-    if (options->n_inputs > 0 || options->timeline || options->csv || options->output) {
-        log_escape(shown, sizeof shown, options->model, strlen(options->model));
-        fault_user(fault, "%s: not a trace of lamina: %s", shown,
-                   options->n_inputs > 0 ? "several files must be the journals of one run"
-                                         : "--timeline, --csv and -o are for traces");
-    } else if (shape_is(options->model)) {
+    if (!is_for_no_trace(options, fault)) return;
+    if (shape_is(options->model)) {
         if (source_open(&source, &model, options->model, 0, fault)) print_shape(&source, &model);
     } else if (gguf_open(&source.gguf, options->model, fault)) {
         print_gguf(&source.gguf);
@@ -210,6 +217,8 @@ int inspect_run(const struct options *options) {
     struct fault fault = {0};
     if (!options->model) {
         fault_user(&fault, "inspect: no file named (lamina inspect FILE)");
+    } else if (checkpoint_inspect_is_for(options->model)) {
+        if (is_for_no_trace(options, &fault)) checkpoint_inspect(options->model, &fault);
     } else if (trace_is_file(options->model)) {
         trace_inspect(options, &fault);
     } else {

@@ -131,19 +131,24 @@ void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished) {
     free(folder);
 }
 
+bool checkpoint_folder_progress(const char *path, const struct manifest *manifest,
+                                const struct manifest_checkpoint *checkpoint,
+                                struct checkpoint_progress *progress, struct fault *fault) {
+    const char *name = checkpoint->file[0].name;
+    if (!checkpoint_progress_read(progress, path, name, fault)) return false;
+    if (strcmp(progress->uuid, manifest->uuid) == 0) return true;
+    checkpoint_progress_close(progress);
+    return fault_world(fault, "%s is of another job", name);
+}
+
 const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint_folder *folder,
                                                          struct checkpoint_progress *progress) {
     for (int at = 0; at < folder->manifest.n_checkpoints; at++) {
         const struct manifest_checkpoint *checkpoint = &folder->manifest.checkpoint[at];
         struct fault fault = {0};
-        bool good =
-            checkpoint_progress_read(progress, folder->path, checkpoint->file[0].name, &fault);
-        if (good && strcmp(progress->uuid, folder->manifest.uuid) != 0) {
-            fault_world(&fault, "%s is of another job", checkpoint->file[0].name);
-            checkpoint_progress_close(progress);
-            good = false;
-        }
-        if (good) return checkpoint;
+        if (checkpoint_folder_progress(folder->path, &folder->manifest, checkpoint, progress,
+                                       &fault))
+            return checkpoint;
         log_warning("checkpoint %lld cannot be used: %s", (long long)checkpoint->number,
                     fault.text);
     }

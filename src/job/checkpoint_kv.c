@@ -26,6 +26,10 @@ static const size_t MOST_ROW_BYTES = UINT32_MAX; /* of a chunk */
 static const char *const element_name[] = {
     [ELEMENT_F32] = "f32", [ELEMENT_F16] = "f16", [ELEMENT_BF16] = "bf16"};
 
+const char *kv_element_name(enum element element) {
+    return element_name[element];
+}
+
 static const struct hdf5_table older_names = {
     .name = "older",
     .row_bytes = 1,

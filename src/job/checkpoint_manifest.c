@@ -252,23 +252,18 @@ bool manifest_write(const struct manifest *manifest, const char *folder, struct 
 
 /* ---- the files that it lists ---- */
 
-bool manifest_check(const struct manifest_checkpoint *checkpoint, const char *folder,
-                    struct fault *fault) {
-    for (int number = 0; number < checkpoint->n_files; number++) {
-        const struct manifest_file *file = &checkpoint->file[number];
-        struct stat status;
-        char *path = make_path(folder, file->name), reason[128] = "";
-        if (stat(path, &status) != 0) {
-            snprintf(reason, sizeof reason, "%s", strerror(errno));
-        } else if (!S_ISREG(status.st_mode) || status.st_size != file->n_bytes) {
-            snprintf(reason, sizeof reason, "has %lld bytes, not the %lld that were written",
-                     (long long)status.st_size, (long long)file->n_bytes);
-        }
-        if (*reason) refuse(path, reason, fault);
-        free(path);
-        if (*reason) return false;
+bool manifest_check(const struct manifest_file *file, const char *folder, struct fault *fault) {
+    struct stat status;
+    char *path = make_path(folder, file->name), reason[128] = "";
+    if (stat(path, &status) != 0) {
+        snprintf(reason, sizeof reason, "%s", strerror(errno));
+    } else if (!S_ISREG(status.st_mode) || status.st_size != file->n_bytes) {
+        snprintf(reason, sizeof reason, "has %lld bytes, not the %lld that were written",
+                 (long long)status.st_size, (long long)file->n_bytes);
     }
-    return true;
+    if (*reason) refuse(path, reason, fault);
+    free(path);
+    return !*reason;
 }
 
 static bool lists(const struct manifest *manifest, const char *name) {

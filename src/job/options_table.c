@@ -412,7 +412,7 @@ static const struct command_row commands[] = {
     [COMMAND_SLICES] = {"slices", "-m MODEL [--dot] [OPTION...]",
                         "print what the converter made of a model", NULL},
     [COMMAND_INSPECT] = {"inspect", "FILE... [OPTION...]",
-                         "print what a model file or a trace holds", NULL},
+                         "print what a model file, a checkpoint or a trace holds", NULL},
     [COMMAND_BENCH_STEP] = {"bench step", "-m MODEL [OPTION...]",
                             "time steps of decoding against what memory gives", NULL},
     [COMMAND_BENCH_ATTENTION] = {"bench attention", "[-m MODEL] [OPTION...]",
