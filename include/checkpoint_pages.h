@@ -30,7 +30,7 @@ struct checkpoint_pages_options {
     const struct kv *kv;
     struct background *background;
     int n_buffers;     /* pages that can wait to be written, 2 and up */
-    double patience_s; /* for one to be written; then the checkpoint is given up */
+    double patience_s; /* for all to be copied; then the checkpoint is given up */
 };
 
 struct checkpoint_pages;

@@ -27,6 +27,8 @@ struct order {
 
 /* Share of the KV cache that may wait to be written. */
 enum { BUFFER_SHARE = 4, LEAST_BUFFERS = 2 };
+/* For the files of a checkpoint to be written while nothing else goes on. */
+enum { SETTLE_S = 3600 };
 
 static bool keeps_kv(const struct options *options) {
     return options->checkpoint && options->checkpoint_kv != CHECKPOINT_KV_NEVER;
@@ -65,7 +67,7 @@ static void open_pages(struct checkpoint *checkpoint, const char *uuid) {
                                                .cache = decode_cache(run->decode),
                                                .kv = kv,
                                                .background = checkpoint->background,
-                                               .patience_s = run->patience_s};
+                                               .patience_s = run->patience_s / 2};
     checkpoint->shape = options.about.shape;
     if (!kv) return;
     memcpy(options.about.uuid, uuid, sizeof options.about.uuid);
@@ -218,15 +220,15 @@ double checkpoint_last_s(const struct checkpoint *checkpoint) {
 /* ---- between two walks ------------------------------------------------------------------------
  */
 
-/* Until what was begun is in place, or has failed. */
+/* Until what was begun is in place, or has failed. A slow folder is no reason to lose it. */
 static void settle(struct checkpoint *checkpoint) {
-    struct deadline deadline = clock_deadline(checkpoint->run.patience_s);
+    double most_s = checkpoint->run.patience_s > SETTLE_S ? checkpoint->run.patience_s : SETTLE_S;
+    struct deadline deadline = clock_deadline(most_s);
     while (checkpoint->stage != STAGE_NONE && checkpoint->stage != STAGE_DONE) {
         checkpoint_tick(checkpoint);
         if (clock_expired(deadline))
-            check_fail("waited %g s for checkpoint %lld to be written (%s)",
-                       checkpoint->run.patience_s, (long long)checkpoint->number,
-                       checkpoint->run.options->checkpoint);
+            check_fail("waited %g s for checkpoint %lld to be written (%s)", most_s,
+                       (long long)checkpoint->number, checkpoint->run.options->checkpoint);
         nanosleep(&(struct timespec){0, 1000000}, NULL);
     }
 }
@@ -341,6 +343,9 @@ static void save(struct checkpoint *checkpoint, const struct order *order) {
     if (!with_kv && checkpoint->pages) checkpoint_pages_forget(checkpoint->pages);
     if (checkpoint->writes_pages)
         checkpoint_pages_begin(checkpoint->pages, order->number, checkpoint->kept, order->n_kept);
+    /* Nobody walks on while another still copies: the waits of the walk are shorter. */
+    struct fault fault = {0};
+    topology_agree(topology, &fault, "copying of pages", checkpoint->run.patience_s);
     checkpoint->stage = STAGE_PAGES;
     checkpoint_plan_next(checkpoint);
 }

@@ -26,7 +26,7 @@
 static volatile sig_atomic_t stop_requested; /* the signal's number, or 1 for a reason of our own */
 
 static void on_stop(int number) {
-    bool again = stop_requested != 0 && number != SIGUSR1;
+    bool again = stop_requested > 1 && number != SIGUSR1;
     if (again) check_exit_now(128 + number);
     stop_requested = number;
 }
@@ -211,6 +211,11 @@ static bool open_run(struct run *run, struct fault *fault) {
 }
 
 static void close_run(struct run *run, int code) {
+    if (run->desk) { /* the loop was not reached */
+        struct fault fault = {0};
+        desk_stop(run->desk);
+        desk_close(run->desk, &run->desk_counts, &fault);
+    }
     checkpoint_close(run->checkpoint, code == EXIT_DONE || code == EXIT_REQUESTS);
     compose_close_decode(run);
     trace_close(run->trace);
@@ -224,7 +229,9 @@ static void close_run(struct run *run, int code) {
 static int end_desk(struct run *run) {
     struct fault fault = {0};
     if (stop_requested) desk_stop(run->desk);
-    if (!desk_close(run->desk, &run->desk_counts, &fault)) {
+    struct desk *desk = run->desk;
+    run->desk = NULL;
+    if (!desk_close(desk, &run->desk_counts, &fault)) {
         log_error("%s", fault.text);
         return (int)fault.kind;
     }

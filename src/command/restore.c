@@ -56,6 +56,14 @@ double checkpoint_prefill_rate(const struct checkpoint *checkpoint) {
     return (double)checkpoint->n_prompt_rows / ((double)checkpoint->prompt_ns * 1e-9);
 }
 
+/* Bytes of the checkpoint's own files, which is what was written in write_s. */
+static int64_t bytes_written(const struct manifest_checkpoint *found) {
+    int64_t n_bytes = 1;
+    for (int file = 2; file < 2 + found->n_kv; file++)
+        n_bytes += found->file[file].n_bytes;
+    return n_bytes;
+}
+
 /* Read the K and V, or compute them again? Reading is taken to be as fast as writing was. */
 static bool wants_kv(const struct checkpoint *checkpoint) {
     const struct checkpoint_progress *progress = &checkpoint->progress;
@@ -65,7 +73,8 @@ static bool wants_kv(const struct checkpoint *checkpoint) {
         n_rows += progress->choice[at].n_rows;
     enum restore_wish restore = checkpoint->run.options->restore;
     if (found->n_kv == 0 || n_rows == 0 || restore == RESTORE_RECOMPUTE) return false;
-    double read_s = found->write_s, rate = progress->prefill_tokens_per_s;
+    double read_s = found->write_s * (double)found->kv_bytes / (double)bytes_written(found),
+           rate = progress->prefill_tokens_per_s;
     double recompute_s = rate > 0 ? (double)n_rows / rate : 0;
     bool kv = restore == RESTORE_KV || rate <= 0 || read_s <= recompute_s;
     char recompute[64] = "computing it again cannot be estimated";
@@ -124,7 +133,7 @@ static void share_failed(const struct checkpoint *checkpoint, unsigned char *fai
             failed[at] |= all[(size_t)rank * n + at];
     }
     topology_broadcast(topology, failed, n, "what of the KV cache could be read",
-                       topology->deadline_s);
+                       checkpoint->run.patience_s);
     free(all);
 }
 

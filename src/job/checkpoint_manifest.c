@@ -296,6 +296,9 @@ void manifest_delete_unlisted(const struct manifest *before, const struct manife
         }
     }
     for (int number = 0; number < before->n_next; number++) {
+        char temporary[NAME_MAX + sizeof ".tmp"];
+        snprintf(temporary, sizeof temporary, "%s.tmp", before->next[number]);
+        delete_file(folder, temporary); /* of a writer that was killed */
         if (!lists(now, before->next[number])) delete_file(folder, before->next[number]);
     }
 }

@@ -123,8 +123,7 @@ static void copy_out(struct checkpoint_pages *pages, int32_t physical, int n_tok
  * NULL: the file cannot be written in time, or decode has given it up. */
 static unsigned char *begin_buffer(struct checkpoint_pages *pages) {
     const struct checkpoint_pages_options *o = &pages->options;
-    int64_t until_ns = clock_now_ns() + (int64_t)(o->patience_s * 1e9);
-    struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
+    struct timespec until = {pages->until_ns / 1000000000, pages->until_ns % 1000000000};
     int error = 0;
     pthread_mutex_lock(&pages->mutex);
     while (pages->n_copied - pages->n_written == o->n_buffers && error == 0)
@@ -256,6 +255,7 @@ void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, cons
     pages->good = pages->given_up = false;
     pages->fault = (struct fault){0};
     pages->n_copied = pages->n_written = 0;
+    pages->until_ns = clock_now_ns() + (int64_t)(pages->options.patience_s * 1e9);
     background_begin(pages->options.background, write_file, pages);
     for (int at = 0; at < pages->n_index; at++) {
         if (pages->index[at].file != 0) continue;

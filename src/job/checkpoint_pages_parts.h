@@ -35,6 +35,7 @@ struct checkpoint_pages {
     int n_index, n_new, n_older;
     struct kv_file_page *index; /* (n_index) */
     int32_t *physical;          /* (n_index) page of the cache */
+    int64_t until_ns;           /* clock_now_ns: all must be copied by then */
     uint32_t *n_uses;           /* (n_index) how often that was handed out */
     char **older;               /* (n_older), borrowed from file */
 

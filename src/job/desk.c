@@ -494,20 +494,22 @@ void desk_wait(struct desk *desk, double seconds) {
     pthread_mutex_unlock(&desk->news_mutex);
 }
 
-/* Until `done` is true, or the thread has failed. False when `seconds` were not enough. */
-static bool wait_for(struct desk *desk, const _Atomic bool *flag, bool wanted, double seconds) {
+/* Until the flag is as wanted, or, where that is good enough, the thread has failed. False when
+ * `seconds` were not enough. */
+static bool wait_for(struct desk *desk, const _Atomic bool *flag, bool wanted, bool or_failed,
+                     double seconds) {
     int64_t until_ns = clock_now_ns() + (int64_t)(seconds * 1e9);
     struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
     int error = 0;
     pthread_mutex_lock(&desk->news_mutex);
-    while (error == 0 && atomic_load(flag) != wanted && !atomic_load(&desk->failed))
+    while (error == 0 && atomic_load(flag) != wanted && !(or_failed && atomic_load(&desk->failed)))
         error = pthread_cond_timedwait(&desk->news, &desk->news_mutex, &until);
     pthread_mutex_unlock(&desk->news_mutex);
     return error == 0;
 }
 
 bool desk_restored(struct desk *desk, int *n_found, double seconds) {
-    if (!wait_for(desk, &desk->restoring, false, seconds)) return false;
+    if (!wait_for(desk, &desk->restoring, false, true, seconds)) return false;
     *n_found = desk->saved.n_found;
     return true;
 }
@@ -516,9 +518,10 @@ bool desk_keep(struct desk *desk, struct desk_kept *kept, double seconds) {
     *kept = (struct desk_kept){0};
     atomic_store(&desk->wanted, kept);
     wake(desk);
-    if (!wait_for(desk, &kept->done, true, seconds))
+    /* also of a desk that has failed: it writes into *kept until it is done */
+    if (!wait_for(desk, &kept->done, true, false, seconds))
         check_fail("waited %g s for the desk to list the requests in flight", seconds);
-    return atomic_load(&kept->done) && !atomic_load(&desk->failed);
+    return !atomic_load(&desk->failed);
 }
 
 void desk_kept_close(struct desk_kept *kept) {

@@ -89,6 +89,14 @@ begin
 rm "$newest.h5"
 goes_on 'the file that shows all is missing' 'it is read' --restore kv
 
+# What a writer that was killed has left goes with the next run's first checkpoint, on any layout.
+begin
+next=kept/$(printf 'c%06d' $((number + 1)))
+touch "$next-kv-owner0-share1.h5.tmp" "$next-progress.h5" kept/mine.h5
+expect 0 '' "${one[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --keep-checkpoint
+check "a killed writer's files are gone" [ -z "$(ls "$next"* 2>/dev/null)" ]
+check "others stay" [ -e kept/mine.h5 ]
+
 # The manifest.
 begin
 rm kept/manifest.json
