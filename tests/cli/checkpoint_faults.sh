@@ -111,7 +111,7 @@ refused 2 'is of format 2'
 # Another job's, another model's, other options.
 begin
 head -n 5 in.jsonl >few.jsonl
-expect 0 '' "${one[@]}" -i few.jsonl -o few_out.jsonl --checkpoint theirs --checkpoint-interval 0.1 --keep-checkpoint
+expect 0 '' "${one[@]}" -i few.jsonl -o few_out.jsonl --checkpoint theirs --checkpoint-interval 0.001 --keep-checkpoint
 mv kept own
 mv theirs kept
 refused 2 'belongs to another job'

@@ -43,6 +43,7 @@ scene_skip() {
 fail() {
     n_failures=$((n_failures + 1))
     echo "FAILED: $*"
+    return 1
 }
 
 # check WHAT COMMAND...: the command must succeed.
