@@ -23,8 +23,8 @@ struct checkpoint;
 /* The leader, before the desk is opened: take the folder for the job `uuid`, and learn what the
  * newest usable checkpoint has to go on with. *progress is a view, for desk_open; NULL: nothing. */
 bool checkpoint_find(struct checkpoint **checkpoint, const struct options *options,
-                     const char *uuid, const char *fingerprint, const struct checkpoint_progress **progress,
-                     struct fault *fault);
+                     const char *uuid, const char *fingerprint,
+                     const struct checkpoint_progress **progress, struct fault *fault);
 
 /* Bytes of host memory that checkpoint_open takes for every KV page of `page_bytes`. */
 int64_t checkpoint_buffer_bytes(const struct options *options, int64_t page_bytes);
@@ -50,6 +50,9 @@ bool checkpoint_open(struct checkpoint **checkpoint, const struct checkpoint_run
 
 /* Every rank, once a step: files that are written are reported, and on the leader committed. */
 void checkpoint_tick(struct checkpoint *checkpoint);
+
+/* The leader, once a step: note how fast steps are that were mostly prompts, for estimates. */
+void checkpoint_measure(struct checkpoint *checkpoint, const struct batch_counts *counts);
 
 /* On the leader: the walk is to end so that a checkpoint can be made. */
 bool checkpoint_due(const struct checkpoint *checkpoint);

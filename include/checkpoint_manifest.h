@@ -48,7 +48,13 @@ bool manifest_check(const struct manifest_file *file, const char *folder, struct
  * `now` does. What cannot be deleted is logged. */
 void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
                               const char *folder);
+/* Delete one file of the folder, if it is there; log where that cannot be. */
+void manifest_delete(const char *folder, const char *name);
+void manifest_checkpoint_close(struct manifest_checkpoint *checkpoint);
 void manifest_close(struct manifest *manifest);
+
+/* FOLDER/NAME, to be freed. */
+char *manifest_path(const char *folder, const char *name);
 
 /* Whether a name read from a file may be that of another in the checkpoint's folder: 1 to 255 bytes
  * without a slash, no control characters, neither "." nor ".." nor the manifest's own. */

@@ -52,7 +52,6 @@ void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, cons
 
 /* What became of the file, once the background is idle. False with the fault of the world. */
 struct checkpoint_pages_written {
-    int64_t n_bytes;        /* of the file */
     int32_t n_pages, n_new; /* of the checkpoint; written to this file */
 };
 bool checkpoint_pages_result(const struct checkpoint_pages *pages,

@@ -15,6 +15,9 @@
  * offset that topology measures. */
 int64_t clock_now_ns(void);
 
+/* The time of day, RFC 3339 in UTC ("2026-01-31T12:00:00Z"). */
+void clock_stamp(char text[32]);
+
 /* A moment after which a wait gives up. */
 struct deadline {
     int64_t at_ns;

@@ -94,7 +94,7 @@ void topology_collect(const struct topology *topology, const void *mine, size_t 
 /* What a rank tells the leader while decode goes on; nobody waits for it. */
 struct mail {
     int32_t rank, good;
-    int64_t n_bytes, n_pages, n_new;
+    int64_t n_pages, n_new;
     char text[256]; /* why it is not good */
 };
 /* Not on the leader: post *mail, once the one before was taken. */

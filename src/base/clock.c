@@ -17,6 +17,12 @@ int64_t clock_now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+void clock_stamp(char text[32]) {
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+}
+
 struct deadline clock_deadline(double seconds) {
     return (struct deadline){clock_now_ns() + (int64_t)(seconds * 1e9)};
 }

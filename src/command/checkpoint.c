@@ -21,6 +21,7 @@ enum action { ACTION_END, ACTION_GO_ON, ACTION_SAVE, ACTION_SAVE_AND_END };
 struct order {
     int32_t action;
     int32_t counts; /* the checkpoint written before was committed */
+    int32_t with_kv;
     int32_t n_kept; /* sequences whose K and V are to be kept */
     int64_t number;
 };
@@ -128,10 +129,7 @@ static struct mail own_mail(const struct checkpoint *checkpoint) {
     struct checkpoint_pages_written written;
     struct fault fault = {0};
     bool good = checkpoint_pages_result(checkpoint->pages, &written, &fault);
-    struct mail mail = {.good = good,
-                        .n_bytes = written.n_bytes,
-                        .n_pages = written.n_pages,
-                        .n_new = written.n_new};
+    struct mail mail = {.good = good, .n_pages = written.n_pages, .n_new = written.n_new};
     memcpy(mail.text, fault.text, sizeof mail.text - 1); /* what fits */
     return mail;
 }
@@ -155,7 +153,7 @@ static void commit(void *argument) {
 /* Say what came of it. */
 static void report(struct checkpoint *checkpoint) {
     double seconds = (double)(clock_now_ns() - checkpoint->commit.begin_ns) * 1e-9;
-    checkpoint->stage = STAGE_DONE;
+    checkpoint->stage = STAGE_IDLE;
     if (!checkpoint->committed) {
         log_warning("checkpoint %lld failed, the one before stays: %s",
                     (long long)checkpoint->number, checkpoint->fault.text);
@@ -172,14 +170,10 @@ static void report(struct checkpoint *checkpoint) {
 void checkpoint_tick(struct checkpoint *checkpoint) {
     if (!checkpoint) return;
     struct mail mail;
-    if (is_leader(checkpoint)) {
-        checkpoint_measure(checkpoint);
-        while (checkpoint->n_missing > 0 && checkpoint->run.topology->n_ranks > 1 &&
-               topology_take(checkpoint->run.topology, &mail))
-            take_mail(checkpoint, &mail);
-    }
-    bool idle = checkpoint->stage == STAGE_NONE || checkpoint->stage == STAGE_DONE;
-    if (idle || !background_idle(checkpoint->background)) return;
+    while (checkpoint->n_missing > 0 && checkpoint->run.topology->n_ranks > 1 &&
+           topology_take(checkpoint->run.topology, &mail))
+        take_mail(checkpoint, &mail);
+    if (checkpoint->stage == STAGE_IDLE || !background_idle(checkpoint->background)) return;
     switch (checkpoint->stage) {
     case STAGE_PAGES:
         if (checkpoint->writes_pages) {
@@ -190,7 +184,7 @@ void checkpoint_tick(struct checkpoint *checkpoint) {
                 topology_post(checkpoint->run.topology, &mail);
             }
         }
-        checkpoint->stage = is_leader(checkpoint) ? STAGE_REPORTS : STAGE_DONE;
+        checkpoint->stage = is_leader(checkpoint) ? STAGE_REPORTS : STAGE_IDLE;
         break;
     case STAGE_REPORTS:
         if (checkpoint->n_missing > 0) break;
@@ -202,15 +196,12 @@ void checkpoint_tick(struct checkpoint *checkpoint) {
         background_begin(checkpoint->background, commit, checkpoint);
         break;
     case STAGE_COMMIT: report(checkpoint); break;
-    case STAGE_NONE:
-    case STAGE_DONE: break;
+    case STAGE_IDLE: break;
     }
 }
 
 bool checkpoint_due(const struct checkpoint *checkpoint) {
-    if (!checkpoint || (checkpoint->stage != STAGE_NONE && checkpoint->stage != STAGE_DONE))
-        return false;
-    return clock_expired(checkpoint->next);
+    return checkpoint && checkpoint->stage == STAGE_IDLE && clock_expired(checkpoint->next);
 }
 
 double checkpoint_last_s(const struct checkpoint *checkpoint) {
@@ -224,7 +215,7 @@ double checkpoint_last_s(const struct checkpoint *checkpoint) {
 static void settle(struct checkpoint *checkpoint) {
     double most_s = checkpoint->run.patience_s > SETTLE_S ? checkpoint->run.patience_s : SETTLE_S;
     struct deadline deadline = clock_deadline(most_s);
-    while (checkpoint->stage != STAGE_NONE && checkpoint->stage != STAGE_DONE) {
+    while (checkpoint->stage != STAGE_IDLE) {
         checkpoint_tick(checkpoint);
         if (clock_expired(deadline))
             check_fail("waited %g s for checkpoint %lld to be written (%s)", most_s,
@@ -284,6 +275,7 @@ static bool list(struct checkpoint *checkpoint, struct order *order) {
     bool good = desk_keep(run->desk, &listed, run->patience_s);
     int n_kept = match(checkpoint, &listed, batch_keep(run->batch, checkpoint->kept));
     bool with_kv = keeps_kv(run->options) && has_room(checkpoint, n_kept);
+    order->with_kv = with_kv;
     order->n_kept = with_kv ? n_kept : 0;
     checkpoint_commit_close(checkpoint);
     struct checkpoint_progress *progress = &checkpoint->commit.progress;
@@ -333,14 +325,11 @@ static struct order decide(struct checkpoint *checkpoint, bool stop) {
 /* Copy out and begin to write. */
 static void save(struct checkpoint *checkpoint, const struct order *order) {
     const struct topology *topology = checkpoint->run.topology;
-    int32_t with_kv = checkpoint->commit.with_kv;
-    topology_broadcast(topology, &with_kv, sizeof with_kv, "whether KV is kept",
-                       topology->deadline_s);
     topology_broadcast(topology, checkpoint->kept, (size_t)order->n_kept * sizeof *checkpoint->kept,
                        "the sequences to be kept", topology->deadline_s);
     checkpoint->number = order->number;
-    checkpoint->writes_pages = with_kv && checkpoint->pages;
-    if (!with_kv && checkpoint->pages) checkpoint_pages_forget(checkpoint->pages);
+    checkpoint->writes_pages = order->with_kv && checkpoint->pages;
+    if (!order->with_kv && checkpoint->pages) checkpoint_pages_forget(checkpoint->pages);
     if (checkpoint->writes_pages)
         checkpoint_pages_begin(checkpoint->pages, order->number, checkpoint->kept, order->n_kept);
     /* Nobody walks on while another still copies: the waits of the walk are shorter. */

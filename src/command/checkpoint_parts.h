@@ -11,11 +11,10 @@
 
 /* How far the checkpoint being written has come on this rank. */
 enum stage {
-    STAGE_NONE,    /* there was none yet */
+    STAGE_IDLE,    /* none is being written */
     STAGE_PAGES,   /* this rank's pages are being written */
     STAGE_REPORTS, /* leader: other ranks' are */
     STAGE_COMMIT,  /* leader: its own files and the manifest are */
-    STAGE_DONE,
 };
 
 struct checkpoint {
@@ -52,8 +51,6 @@ struct checkpoint {
 /* Collective: take back what was found, if anything was. */
 void checkpoint_restore(struct checkpoint *checkpoint);
 
-/* The leader, once a step: time and rows of steps that were mostly prompts. */
-void checkpoint_measure(struct checkpoint *checkpoint);
 double checkpoint_prefill_rate(const struct checkpoint *checkpoint); /* tokens/s; 0: not known */
 
 void checkpoint_plan_next(struct checkpoint *checkpoint);

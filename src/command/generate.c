@@ -169,6 +169,7 @@ static void tick(void *argument) {
     if (!stop_requested && time_limit_due(&run->time_limit, checkpoint_s)) stop_requested = 1;
     struct batch_counts counts = batch_counts(run->batch);
     report_tick(run->report, &counts);
+    checkpoint_measure(run->checkpoint, &counts);
     run->halt = stop_requested || checkpoint_due(run->checkpoint);
 }
 

@@ -36,18 +36,18 @@ bool checkpoint_find(struct checkpoint **opened, const struct options *options, 
 /* ---- what it would take -----------------------------------------------------------------------
  */
 
-void checkpoint_measure(struct checkpoint *checkpoint) {
-    struct batch_counts now = batch_counts(checkpoint->run.batch);
+void checkpoint_measure(struct checkpoint *checkpoint, const struct batch_counts *now) {
+    if (!checkpoint) return;
     struct batch_counts *seen = &checkpoint->seen;
-    int64_t now_ns = clock_now_ns(), n_rows = now.n_rows - seen->n_rows;
+    int64_t now_ns = clock_now_ns(), n_rows = now->n_rows - seen->n_rows;
     int64_t n_prompt =
-        now.n_prompt_rows + now.n_recomputed_rows - seen->n_prompt_rows - seen->n_recomputed_rows;
+        now->n_prompt_rows + now->n_recomputed_rows - seen->n_prompt_rows - seen->n_recomputed_rows;
     if (n_rows == 0) return;
     if (2 * n_prompt > n_rows && checkpoint->seen_ns) {
         checkpoint->prompt_ns += now_ns - checkpoint->seen_ns;
         checkpoint->n_prompt_rows += n_rows;
     }
-    *seen = now;
+    *seen = *now;
     checkpoint->seen_ns = now_ns;
 }
 

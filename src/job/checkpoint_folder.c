@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "checkpoint_master.h"
@@ -31,13 +30,6 @@ struct checkpoint_folder {
     char *options;        /* JSON of those that change tokens */
     int heads, sequences; /* ranks with KV: heads x sequences */
 };
-
-static char *join(const char *folder, const char *name) {
-    size_t n_bytes = strlen(folder) + strlen(name) + 2;
-    char *path = check_alloc(n_bytes, 1);
-    snprintf(path, n_bytes, "%s/%s", folder, name);
-    return path;
-}
 
 static bool belongs_to_another(const struct checkpoint_folder *folder, const char *theirs,
                                struct fault *fault) {
@@ -87,7 +79,7 @@ bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct opti
                             const char *uuid, const char *fingerprint, struct fault *fault) {
     struct checkpoint_folder *folder = check_alloc(1, sizeof *folder);
     folder->path = options->checkpoint;
-    char *job = join(folder->path, "checkpoint");
+    char *job = manifest_path(folder->path, "checkpoint");
     bool made = mkdir(folder->path, 0700) == 0;
     bool good = (made || errno == EEXIST || output_fault(fault, "make", folder->path)) &&
                 (!made || output_sync_folder(folder->path, fault)) &&
@@ -110,7 +102,7 @@ bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct opti
 /* The manifest last: a run killed here leaves one that says what is left. */
 static void delete_all(struct checkpoint_folder *folder) {
     struct manifest none = {0};
-    char *manifest = join(folder->path, "manifest.json");
+    char *manifest = manifest_path(folder->path, "manifest.json");
     manifest_delete_unlisted(&folder->manifest, &none, folder->path);
     const char *last[] = {manifest, folder->job.path};
     for (int at = 0; at < 2; at++) {
@@ -227,7 +219,7 @@ static bool is_listed(const struct manifest_checkpoint *checkpoint, const char *
 static bool size_of(const struct checkpoint_folder *folder, const char *name, int64_t *n_bytes,
                     struct fault *fault) {
     struct stat status;
-    char *path = join(folder->path, name);
+    char *path = manifest_path(folder->path, name);
     bool good = stat(path, &status) == 0 || fault_world(fault, "%s: %s", name, strerror(errno));
     if (good) *n_bytes = status.st_size;
     free(path);
@@ -275,12 +267,6 @@ static bool list_kv(struct checkpoint_folder *folder, char **name,
     return !fault->kind;
 }
 
-static void stamp(char text[32]) {
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-}
-
 /* The leader's two files, `name` and the one behind it. */
 static bool write_files(struct checkpoint_folder *folder, struct checkpoint_commit *commit,
                         char **name, struct manifest_checkpoint *checkpoint, struct fault *fault) {
@@ -300,13 +286,6 @@ static bool write_files(struct checkpoint_folder *folder, struct checkpoint_comm
     return true;
 }
 
-static void close_checkpoint(struct manifest_checkpoint *checkpoint) {
-    for (int file = 0; file < checkpoint->n_files; file++)
-        free(checkpoint->file[file].name);
-    free(checkpoint->file);
-    *checkpoint = (struct manifest_checkpoint){0};
-}
-
 /* The new one in front; of those before, the newest. */
 static bool put_in_front(struct checkpoint_folder *folder, struct manifest_checkpoint *checkpoint,
                          struct fault *fault) {
@@ -321,7 +300,7 @@ static bool put_in_front(struct checkpoint_folder *folder, struct manifest_check
         return false;
     }
     manifest_delete_unlisted(before, &now, folder->path);
-    close_checkpoint(&before->checkpoint[1]);
+    manifest_checkpoint_close(&before->checkpoint[1]);
     close_names(before->next, before->n_next);
     *before = now;
     return true;
@@ -333,7 +312,7 @@ bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoin
         .number = number, .n_kv = commit->with_kv ? folder->heads * folder->sequences : 0};
     char **name = make_names(folder, number);
     struct checkpoint_progress *progress = &commit->progress;
-    stamp(checkpoint.created);
+    clock_stamp(checkpoint.created);
     memcpy(progress->uuid, folder->manifest.uuid, sizeof progress->uuid);
     memcpy(progress->fingerprint, folder->manifest.fingerprint, sizeof progress->fingerprint);
     memcpy(progress->created, checkpoint.created, sizeof progress->created);
@@ -348,6 +327,6 @@ bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoin
     for (int file = 0; good && file < 2 + checkpoint.n_kv; file++)
         *written += checkpoint.file[file].n_bytes;
     good = good && put_in_front(folder, &checkpoint, fault);
-    if (!good) close_checkpoint(&checkpoint);
+    if (!good) manifest_checkpoint_close(&checkpoint);
     return good;
 }

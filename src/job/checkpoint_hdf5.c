@@ -21,9 +21,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "log.h"
 #include "output.h"
 #include "version.h"
@@ -303,19 +303,13 @@ bool hdf5_get_text(struct hdf5_file *file, const char *name, char *text, size_t 
     return hdf5_release(file, n_kept, fault) && good;
 }
 
-static void name_now(char now[32]) {
-    time_t seconds = time(NULL);
-    struct tm calendar;
-    strftime(now, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&seconds, &calendar));
-}
-
 bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct fault *fault) {
     char version[16], created[32];
     snprintf(version, sizeof version, "%d.0", FORMAT_MAJOR);
     if (*root->created) {
         snprintf(created, sizeof created, "%s", root->created);
     } else {
-        name_now(created);
+        clock_stamp(created);
     }
     return hdf5_put_text(file, file->id, "format", root->format, fault) &&
            hdf5_put_text(file, file->id, "format_version", version, fault) &&

@@ -35,8 +35,7 @@ bool manifest_name_is_good(const char *name) {
     return strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-/* FOLDER/NAME, to be freed. */
-static char *make_path(const char *folder, const char *name) {
+char *manifest_path(const char *folder, const char *name) {
     size_t size = strlen(folder) + strlen(name) + sizeof "/";
     char *path = check_alloc(size, 1);
     snprintf(path, size, "%s/%s", folder, name);
@@ -183,7 +182,7 @@ static bool take_manifest(const json_t *record, const char *path, struct manifes
 
 bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault) {
     size_t n_bytes = 0;
-    char *path = make_path(folder, NAME);
+    char *path = manifest_path(folder, NAME);
     *manifest = (struct manifest){0};
     char *text = read_text(path, &n_bytes);
     bool good = text != NULL || errno == ENOENT;
@@ -234,8 +233,8 @@ static char *make_text(const struct manifest *manifest) {
 }
 
 bool manifest_write(const struct manifest *manifest, const char *folder, struct fault *fault) {
-    struct replacement place = {.path = make_path(folder, NAME),
-                                .temporary = make_path(folder, NAME ".tmp")};
+    struct replacement place = {.path = manifest_path(folder, NAME),
+                                .temporary = manifest_path(folder, NAME ".tmp")};
     char *text = make_text(manifest);
     size_t n_bytes = strlen(text);
     text[n_bytes] = '\n'; /* in place of its 0 */
@@ -254,7 +253,7 @@ bool manifest_write(const struct manifest *manifest, const char *folder, struct 
 
 bool manifest_check(const struct manifest_file *file, const char *folder, struct fault *fault) {
     struct stat status;
-    char *path = make_path(folder, file->name), reason[128] = "";
+    char *path = manifest_path(folder, file->name), reason[128] = "";
     if (stat(path, &status) != 0) {
         snprintf(reason, sizeof reason, "%s", strerror(errno));
     } else if (!S_ISREG(status.st_mode) || status.st_size != file->n_bytes) {
@@ -276,8 +275,8 @@ static bool lists(const struct manifest *manifest, const char *name) {
     return false;
 }
 
-static void delete_file(const char *folder, const char *name) {
-    char *path = make_path(folder, name), shown[512];
+void manifest_delete(const char *folder, const char *name) {
+    char *path = manifest_path(folder, name), shown[512];
     if (unlink(path) != 0 && errno != ENOENT) {
         const char *reason = strerror(errno);
         log_warning("%s: %s; it is needed no more",
@@ -292,24 +291,27 @@ void manifest_delete_unlisted(const struct manifest *before, const struct manife
         const struct manifest_checkpoint *checkpoint = &before->checkpoint[number];
         for (int file = 0; file < checkpoint->n_files; file++) {
             if (!lists(now, checkpoint->file[file].name))
-                delete_file(folder, checkpoint->file[file].name);
+                manifest_delete(folder, checkpoint->file[file].name);
         }
     }
     for (int number = 0; number < before->n_next; number++) {
         char temporary[NAME_MAX + sizeof ".tmp"];
         snprintf(temporary, sizeof temporary, "%s.tmp", before->next[number]);
-        delete_file(folder, temporary); /* of a writer that was killed */
-        if (!lists(now, before->next[number])) delete_file(folder, before->next[number]);
+        manifest_delete(folder, temporary); /* of a writer that was killed */
+        if (!lists(now, before->next[number])) manifest_delete(folder, before->next[number]);
     }
 }
 
+void manifest_checkpoint_close(struct manifest_checkpoint *checkpoint) {
+    for (int file = 0; checkpoint->file && file < checkpoint->n_files; file++)
+        free(checkpoint->file[file].name);
+    free(checkpoint->file);
+    *checkpoint = (struct manifest_checkpoint){0};
+}
+
 void manifest_close(struct manifest *manifest) {
-    for (int number = 0; number < manifest->n_checkpoints; number++) {
-        struct manifest_checkpoint *checkpoint = &manifest->checkpoint[number];
-        for (int file = 0; checkpoint->file && file < checkpoint->n_files; file++)
-            free(checkpoint->file[file].name);
-        free(checkpoint->file);
-    }
+    for (int number = 0; number < manifest->n_checkpoints; number++)
+        manifest_checkpoint_close(&manifest->checkpoint[number]);
     for (int number = 0; number < manifest->n_next; number++)
         free(manifest->next[number]);
     free(manifest->next);

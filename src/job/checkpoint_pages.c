@@ -3,35 +3,24 @@
  * Owns, for every page of the cache, where its content was last written, and the buffers between
  * the decoding thread, which copies pages out, and the background, which writes them. The
  * invariant: `place` speaks of files of committed checkpoints only; what the file being written
- * adds stands in `next` until that one counts. A page's content is known by how often the page was
+ * adds stands in `index` until that one counts. A page's content is known by how often the page was
  * handed out and how many positions of it are filled: positions are only ever appended. Rejected:
  * copying the cache as a whole, which takes as much memory again; writing from the cache while
  * decode goes on, which must hold back every page that is given up meanwhile.
  */
 #include "checkpoint_pages_parts.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "checkpoint_manifest.h"
 #include "clock.h"
-#include "log.h"
 
 /* ---- the pages of a checkpoint ----------------------------------------------------------------
  */
-
-static bool is_own(const struct checkpoint_pages *pages, const struct kept *kept) {
-    return kept->n_rows > 0 && kept->owner == pages->options.about.owner;
-}
-
-static int n_filled(const struct kept *kept, int page) {
-    int left = kept->n_rows - page * PAGE_TOKENS;
-    return left < PAGE_TOKENS ? left : PAGE_TOKENS;
-}
 
 /* Where the content of a page was written before, or NULL. */
 static const struct page_place *find_place(const struct checkpoint_pages *pages, int32_t physical,
@@ -47,11 +36,11 @@ static void count_live(struct checkpoint_pages *pages, const struct kept *kept, 
     for (int file = 0; file < pages->n_files; file++)
         pages->file[file].n_live = 0;
     for (int at = 0; at < n_kept; at++) {
-        if (!is_own(pages, &kept[at])) continue;
+        if (!pages_own(pages, &kept[at])) continue;
         const int32_t *physical = kv_pages(pages->options.kv, kept[at].handle);
         for (int page = 0; page < kv_pages_for(kept[at].n_rows); page++) {
             const struct page_place *place =
-                find_place(pages, physical[page], n_filled(&kept[at], page));
+                find_place(pages, physical[page], pages_filled(&kept[at], page));
             if (place) pages->file[place->file].n_live += 1;
         }
     }
@@ -74,10 +63,10 @@ static void list_older(struct checkpoint_pages *pages) {
 static void make_index(struct checkpoint_pages *pages, const struct kept *kept, int n_kept) {
     pages->n_index = pages->n_new = 0;
     for (int at = 0; at < n_kept; at++) {
-        if (!is_own(pages, &kept[at])) continue;
+        if (!pages_own(pages, &kept[at])) continue;
         const int32_t *physical = kv_pages(pages->options.kv, kept[at].handle);
         for (int page = 0; page < kv_pages_for(kept[at].n_rows); page++) {
-            int n_tokens = n_filled(&kept[at], page);
+            int n_tokens = pages_filled(&kept[at], page);
             const struct page_place *place = find_place(pages, physical[page], n_tokens);
             bool old = place && pages->file[place->file].kept;
             pages->physical[pages->n_index] = physical[page];
@@ -103,10 +92,10 @@ static void copy_out(struct checkpoint_pages *pages, int32_t physical, int n_tok
     const struct kv_cache *cache = o->cache;
     size_t token = (size_t)cache->head_dim * element_bytes(cache->element);
     size_t piece = PAGE_TOKENS * token, filled = (size_t)n_tokens * token;
-    size_t layer_bytes = 2 * (size_t)cache->n_kv_heads * piece;
     for (int layer = 0; layer < cache->n_layers; layer++) {
-        size_t at = ((size_t)layer * (size_t)cache->n_pages + (size_t)physical) * layer_bytes;
-        o->device_ops->download(o->device, pages->layer, cache->buffer, at, layer_bytes);
+        size_t at =
+            ((size_t)layer * (size_t)cache->n_pages + (size_t)physical) * pages->layer_bytes;
+        o->device_ops->download(o->device, pages->layer, cache->buffer, at, pages->layer_bytes);
         for (int head = 0; head < cache->n_kv_heads; head++) {
             for (int which = 0; which < 2; which++) {
                 const unsigned char *from = pages->layer + (size_t)(2 * head + which) * piece;
@@ -115,7 +104,7 @@ static void copy_out(struct checkpoint_pages *pages, int32_t physical, int n_tok
                 memset(out + filled, 0, piece - filled);
             }
         }
-        to += layer_bytes;
+        to += pages->layer_bytes;
     }
 }
 
@@ -161,6 +150,7 @@ static void write_file(void *argument) {
     struct checkpoint_pages *pages = argument;
     const struct checkpoint_pages_options *o = &pages->options;
     struct kv_file *file = NULL;
+    int64_t n_bytes;
     bool good =
         kv_file_create(&file, o->folder, pages->name, &pages->about, pages->n_new, &pages->fault);
     for (int row = 0; row < pages->n_new; row++) {
@@ -175,8 +165,8 @@ static void write_file(void *argument) {
     }
     if (good) {
         good = kv_file_commit(file, pages->index, (size_t)pages->n_index,
-                              (const char *const *)pages->older, pages->n_older,
-                              &pages->n_file_bytes, &pages->fault);
+                              (const char *const *)pages->older, pages->n_older, &n_bytes,
+                              &pages->fault);
     } else {
         kv_file_discard(file);
     }
@@ -270,8 +260,7 @@ void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, cons
 
 bool checkpoint_pages_result(const struct checkpoint_pages *pages,
                              struct checkpoint_pages_written *written, struct fault *fault) {
-    *written = (struct checkpoint_pages_written){
-        .n_bytes = pages->n_file_bytes, .n_pages = pages->n_index, .n_new = pages->n_new};
+    *written = (struct checkpoint_pages_written){.n_pages = pages->n_index, .n_new = pages->n_new};
     if (!pages->good && !fault->kind) *fault = pages->fault;
     return pages->good;
 }
@@ -320,16 +309,12 @@ void checkpoint_pages_forget(struct checkpoint_pages *pages) {
 }
 
 void checkpoint_pages_end(struct checkpoint_pages *pages, bool committed) {
-    char path[4096], shown[512];
     if (!pages->name[0]) return;
     if (committed) {
         drop_dead_files(pages);
         learn_places(pages);
     } else if (pages->good) {
-        snprintf(path, sizeof path, "%s/%s", pages->options.folder, pages->name);
-        if (unlink(path) != 0 && errno != ENOENT)
-            log_warning("%s cannot be deleted: %s",
-                        log_escape(shown, sizeof shown, path, strlen(path)), strerror(errno));
+        manifest_delete(pages->options.folder, pages->name);
     }
     pages->name[0] = '\0';
 }

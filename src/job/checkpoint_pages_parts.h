@@ -48,8 +48,18 @@ struct checkpoint_pages {
 
     /* the background's, read when it is idle */
     bool good;
-    int64_t n_file_bytes;
     struct fault fault;
 };
+
+/* Whether the K and V of a sequence lie on this rank. */
+static inline bool pages_own(const struct checkpoint_pages *pages, const struct kept *kept) {
+    return kept->n_rows > 0 && kept->owner == pages->options.about.owner;
+}
+
+/* Positions of a page of a sequence that are filled. */
+static inline int pages_filled(const struct kept *kept, int page) {
+    int left = kept->n_rows - page * PAGE_TOKENS;
+    return left < PAGE_TOKENS ? left : PAGE_TOKENS;
+}
 
 #endif

@@ -28,16 +28,6 @@ struct restore {
     bool *bad;
 };
 
-static bool is_own(const struct restore *restore, int at) {
-    const struct kept *kept = &restore->kept[at];
-    return kept->n_rows > 0 && kept->owner == restore->pages->options.about.owner;
-}
-
-static int n_filled(const struct kept *kept, int page) {
-    int left = kept->n_rows - page * PAGE_TOKENS;
-    return left < PAGE_TOKENS ? left : PAGE_TOKENS;
-}
-
 static bool same_shape(const struct kv_file_shape *a, const struct kv_file_shape *b) {
     return a->n_layers == b->n_layers && a->n_kv_heads == b->n_kv_heads &&
            a->head_dim == b->head_dim && a->element == b->element;
@@ -102,7 +92,7 @@ static void take_page(struct restore *restore, const char *newest, const struct 
     if (own_end < end) end = own_end;
     bool wanted = page->page < kv_pages_for(kept->n_rows) && first < end;
     if (!wanted || restore->failed[at]) return;
-    if (page->n_tokens < n_filled(kept, page->page)) return;
+    if (page->n_tokens < pages_filled(kept, page->page)) return;
     struct kv_reader *reader = find_reader(restore, newest, page->file);
     if (!reader ||
         !kv_reader_read(reader, page->row, first, end - first, restore->part, restore->fault)) {
@@ -187,7 +177,7 @@ void checkpoint_pages_restore(struct checkpoint_pages *pages, const char *const 
     int n_own = 0, *order = check_alloc((size_t)n_kept + 1, sizeof *order);
     for (int at = 0; at < n_kept; at++) {
         failed[at] = false;
-        if (!is_own(&restore, at)) continue;
+        if (!pages_own(pages, &kept[at])) continue;
         order[n_own++] = at;
         restore.n_heads[at] = check_alloc((size_t)kv_pages_for(kept[at].n_rows), sizeof(int));
     }

@@ -180,9 +180,7 @@ static json_t *make_inputs(const struct options *options) {
 static json_t *make_holder(void) {
     char host[256] = "", since[32];
     gethostname(host, sizeof host - 1);
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(since, sizeof since, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    clock_stamp(since);
     return json_pack("{s:o,s:I,s:s}", "host", text_or_null(host), "pid", (json_int_t)getpid(),
                      "since", since);
 }

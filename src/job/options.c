@@ -139,9 +139,6 @@ static bool check_files(const struct options *options, struct fault *fault) {
     if (options->resume && (n_stdin || to_stdout))
         return fault_user(fault, "--resume needs files: standard %s cannot be read again",
                           n_stdin ? "input" : "output");
-    if (options->checkpoint && to_stdout)
-        return fault_user(fault, "--checkpoint needs an output that is a file: a checkpoint goes on "
-                                 "from the answers in it");
     if (options->retry_failed && !options->resume)
         return fault_user(fault, "--retry-failed runs failed requests of an earlier job again: "
                                  "give --resume with it");
