@@ -41,7 +41,7 @@ struct attention {
 
 /* Tables of a plan, the ones of varying length last. Kinds and parts stand in rising order. */
 static size_t cut_offset(int kind, int part) {
-    return 16 + (size_t)(kind * ATTEND_PARTS + part) * sizeof(struct attend_cut);
+    return (size_t)(kind * ATTEND_PARTS + part) * sizeof(struct attend_cut);
 }
 
 static size_t share_offset(const struct attention *attention, int kind, int part) {
@@ -149,9 +149,9 @@ static int narrow_columns(const struct device *device) {
     return attend_narrow_columns(device->limits.head_dim, device->attention->group);
 }
 
-static enum attend_kind kind_of(const struct device *device, const struct cuda_chunk *chunk) {
-    return chunk->n_rows * device->attention->group <= narrow_columns(device) ? ATTEND_NARROW
-                                                                              : ATTEND_WIDE;
+static enum attend_kind kind_of(const struct device *device, int n_rows) {
+    return n_rows * device->attention->group <= narrow_columns(device) ? ATTEND_NARROW
+                                                                       : ATTEND_WIDE;
 }
 
 /* Tiles' worth of time that it takes to end a unit and begin the next: to meet, join, write and
@@ -255,14 +255,13 @@ void attend_begin(struct device *device, const struct rows *rows) {
     unsigned char *pinned = plan->pinned[at];
     struct attend_unit *unit = (struct attend_unit *)(pinned + unit_offset(attention));
     int n_units = 0;
-    *(int32_t *)pinned = rows->n_rows;
     for (int k = 0; k < ATTEND_KINDS; k++) {
         enum attend_kind kind = (enum attend_kind)k;
         for (int part = 0; part < ATTEND_PARTS; part++) {
             int first_unit = n_units, n_items = 0;
             for (int c = 0; c < rows->n_chunks; c++) {
                 const struct cuda_chunk *chunk = &on_device->host_chunk[c];
-                if (kind_of(device, chunk) == kind)
+                if (kind_of(device, chunk->n_rows) == kind)
                     n_units += cut_chunk(device, chunk, part, kind, unit + n_units, &n_items);
             }
             struct attend_cut *cut = (struct attend_cut *)(pinned + cut_offset(kind, part));
@@ -306,6 +305,7 @@ static void pack_to(struct device *device, int n_rows, const struct value &out,
 
 void cuda_pack_kv(struct device *device, int n_rows, struct value out, struct value k,
                   struct value v, int head_dim) {
+    n_rows = launch_rows(device, n_rows);
     if (n_rows == 0) return;
     if (out.element == ELEMENT_F32) pack_to<float>(device, n_rows, out, k, v, head_dim);
     if (out.element == ELEMENT_F16) pack_to<__half>(device, n_rows, out, k, v, head_dim);
@@ -318,9 +318,9 @@ template <class W>
 __global__ void append_kernel(unsigned char *layer, const unsigned char *kv, size_t row_bytes,
                               int n_kv_heads, int run, const struct cuda_chunk *chunk,
                               const int32_t *row_chunk, const int32_t *page,
-                              const int32_t *n_rows) {
+                              const int32_t *n_live) {
     int row = (int)blockIdx.x;
-    if (row >= *n_rows) return;
+    if (row >= *n_live) return;
     struct cuda_chunk c = chunk[row_chunk[row]];
     int position = c.first_position + row - c.first_row;
     size_t runs = (size_t)page[c.first_page + position / TILE] * (size_t)(2 * n_kv_heads);
@@ -347,10 +347,11 @@ static void append_words(struct device *device, const struct rows *rows,
     size_t element = element_bytes(cache->element);
     int run = (int)((size_t)cache->head_dim * element / sizeof(W));
     int words = 2 * cache->n_kv_heads * run, threads = words < 256 ? (words + 31) / 32 * 32 : 256;
-    append_kernel<W><<<(unsigned)rows->n_rows, (unsigned)threads, 0, device->stream>>>(
+    int n_rows = launch_rows(device, rows->n_rows);
+    append_kernel<W><<<(unsigned)n_rows, (unsigned)threads, 0, device->stream>>>(
         layer_data(cache, layer), (const unsigned char *)value_data(&kv),
         (size_t)kv.stride * element, cache->n_kv_heads, run, r->chunk, r->row_chunk, r->page,
-        (const int32_t *)r->plan->device);
+        r->n_live);
     CHECK_LAUNCH();
 }
 
@@ -417,11 +418,13 @@ void cuda_attend(struct device *device, const struct rows *rows, const struct kv
             "attention of the shape that prepare was told");
     struct attend_call call = call_of(device, rows, cache, shape, part, &q, &out);
     if (!attention->tensor || cache->element != ELEMENT_BF16) {
-        attend_plain(device, &call, r, (const int32_t *)r->plan->device);
+        attend_plain(device, &call, r);
         return;
     }
     for (int kind = 0; kind < ATTEND_KINDS; kind++) {
-        if (r->plan->n_items[kind][part] == 0) continue;
+        /* all rows of a recorded run are decode rows, which one kind takes */
+        if (!device->padded && r->plan->n_items[kind][part] == 0) continue;
+        if (device->padded && kind != kind_of(device, 1)) continue;
         call.cut = (const struct attend_cut *)(r->plan->device + cut_offset(kind, part));
         call.share =
             (const struct attend_share *)(r->plan->device + share_offset(attention, kind, part));

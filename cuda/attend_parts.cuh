@@ -74,7 +74,7 @@ void attend_narrow(struct device *device, const struct attend_call *call, int n_
 void attend_wide(struct device *device, const struct attend_call *call, int n_blocks);
 /* Every shape and element, one warp a column; for what the others do not know. */
 void attend_plain(struct device *device, const struct attend_call *call,
-                  const struct cuda_rows *rows, const int32_t *n_live);
+                  const struct cuda_rows *rows);
 
 /* Launch so that the kernel may begin while the one before it ends: all that is written by a kernel
  * right before it must be read after wait_for_inputs. */

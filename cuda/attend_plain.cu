@@ -85,9 +85,9 @@ __global__ void plain_kernel(const __grid_constant__ attend_call call, plain_row
 
 template <class Cached>
 static void launch(struct device *device, const struct attend_call *call,
-                   const struct cuda_rows *rows, const int32_t *n_live) {
-    struct plain_rows tables = {rows->chunk, rows->row_chunk, n_live};
-    int n = rows->n_rows * call->n_kv_heads * call->group;
+                   const struct cuda_rows *rows) {
+    struct plain_rows tables = {rows->chunk, rows->row_chunk, rows->n_live};
+    int n = launch_rows(device, rows->n_rows) * call->n_kv_heads * call->group;
     unsigned blocks = (unsigned)((n + PLAIN_WARPS - 1) / PLAIN_WARPS);
     if (n == 0) return;
     WITH_TYPE(call->q_element, Query,
@@ -97,8 +97,8 @@ static void launch(struct device *device, const struct attend_call *call,
 }
 
 void attend_plain(struct device *device, const struct attend_call *call,
-                  const struct cuda_rows *rows, const int32_t *n_live) {
-    if (call->kv_element == ELEMENT_F32) launch<float>(device, call, rows, n_live);
-    if (call->kv_element == ELEMENT_F16) launch<__half>(device, call, rows, n_live);
-    if (call->kv_element == ELEMENT_BF16) launch<__nv_bfloat16>(device, call, rows, n_live);
+                  const struct cuda_rows *rows) {
+    if (call->kv_element == ELEMENT_F32) launch<float>(device, call, rows);
+    if (call->kv_element == ELEMENT_F16) launch<__half>(device, call, rows);
+    if (call->kv_element == ELEMENT_BF16) launch<__nv_bfloat16>(device, call, rows);
 }

@@ -45,6 +45,8 @@ struct cuda_chunk {
  * pinned memory. The host keeps a copy of what grids depend on. */
 struct cuda_rows {
     int n_rows, n_chunks, n_picked;
+    int n_padded;                      /* rows that a replayed run has; 0: the step has no such runs */
+    int32_t *n_live;                   /* (1) n_rows: rows behind are padding, which leaves no trace */
     int32_t *id, *position, *sequence; /* (max_rows) */
     int32_t *row_chunk;                /* (max_rows) the chunk of each row */
     int32_t *picked;                   /* (max_picked) */
@@ -64,6 +66,9 @@ struct device {
     char description[160];
     struct matmuls *matmuls;     /* matmul.cu's */
     struct sampler *sampler;     /* sample.cu's; NULL unless this rank samples */
+    struct records *records;     /* replay.cu's */
+    int padded;                  /* while a run is recorded: rows of every launch; else 0 */
+    bool capturing;              /* launches go into a graph */
     struct attention *attention; /* attend.cu's */
     unsigned n_streams;             /* stream.cu's: reads so far */
     cudaEvent_t lap_begin, lap_end; /* NULL before the first lap */
@@ -71,6 +76,11 @@ struct device {
 
 /* Launch errors surface at the next check; call it behind every launch. */
 #define CHECK_LAUNCH() CHECK_CUDA(cudaGetLastError())
+
+/* Rows of a launch that was asked for `n_rows`. */
+static inline int launch_rows(const struct device *device, int n_rows) {
+    return n_rows && device->padded ? device->padded : n_rows;
+}
 
 /* A value's first element. */
 static inline void *value_data(const struct value *value) {
@@ -110,6 +120,14 @@ void cuda_swiglu(struct device *device, int n_rows, struct value out, struct val
                  struct value up);
 void cuda_pick(struct device *device, const struct rows *rows, struct value out, struct value x);
 
+/* replay.cu: runs of operators as CUDA graphs. */
+void replay_prepare(struct device *device);
+void replay_close(struct device *device);
+/* Rows that the runs of a step are recorded with, 0 where they are not. */
+int replay_rows(const struct device *device, const struct rows *rows);
+bool cuda_replay(struct device *device, const struct rows *rows, int name);
+void cuda_recorded(struct device *device);
+
 /* matmul.cu */
 size_t matmul_bytes(void); /* that prepare takes; likewise below */
 void matmul_prepare(struct device *device);
@@ -123,6 +141,8 @@ void sample_prepare(struct device *device);
 void sample_close(struct device *device);
 /* Called by begin: what is wanted of the picked rows travels with the step. */
 void sample_begin(struct device *device, const struct rows *rows);
+/* Whether any picked row of the slot's step wants scores. */
+bool sample_is_scored(const struct device *device, int slot);
 /* Tokens (max_picked) of a slot's step, on the device. */
 const int32_t *sample_tokens(const struct device *device, int slot, int step);
 /* Ids that embed saw: (max_sequences, context), on the device. */

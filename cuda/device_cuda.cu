@@ -91,13 +91,14 @@ static size_t put_table(size_t *offset, size_t count, size_t size) {
 
 /* Offsets of the tables in a slot's block. */
 struct tables {
-    size_t id, position, sequence, row_chunk, picked, chunk, page;
+    size_t n_live, id, position, sequence, row_chunk, picked, chunk, page;
 };
 
 static struct tables lay_out(const struct device_limits *limits, size_t max_pages,
                              size_t *n_bytes) {
     size_t rows = (size_t)limits->max_rows, end = 0;
     struct tables tables;
+    tables.n_live = put_table(&end, 1, sizeof(int32_t));
     tables.id = put_table(&end, rows, sizeof(int32_t));
     tables.position = put_table(&end, rows, sizeof(int32_t));
     tables.sequence = put_table(&end, rows, sizeof(int32_t));
@@ -124,6 +125,7 @@ static void open_rows(struct cuda_rows *rows, const struct device_limits *limits
     }
     unsigned char *base = staging->device;
     rows->staging = staging;
+    rows->n_live = (int32_t *)(base + tables.n_live);
     rows->id = (int32_t *)(base + tables.id);
     rows->position = (int32_t *)(base + tables.position);
     rows->sequence = (int32_t *)(base + tables.sequence);
@@ -162,8 +164,11 @@ static int write_chunks(const struct rows *rows, struct cuda_chunk *chunk, int32
     return n_pages;
 }
 
-static void copy_if(void *to, const int32_t *from, int n) {
-    if (from) memcpy(to, from, (size_t)n * sizeof *from);
+/* `n` entries, and zeros behind them up to `n_padded`. */
+static void copy_if(void *to, const int32_t *from, int n, int n_padded) {
+    if (!from) return;
+    memcpy(to, from, (size_t)n * sizeof *from);
+    if (n < n_padded) memset((int32_t *)to + n, 0, (size_t)(n_padded - n) * sizeof *from);
 }
 
 static void begin(struct device *device, const struct rows *rows) {
@@ -174,10 +179,12 @@ static void begin(struct device *device, const struct rows *rows) {
     unsigned char *pinned = staging->pinned[at];
     size_t n_bytes;
     struct tables tables = lay_out(&device->limits, (size_t)staging->max_pages, &n_bytes);
-    copy_if(pinned + tables.id, rows->id, rows->n_rows);
-    copy_if(pinned + tables.position, rows->position, rows->n_rows);
-    copy_if(pinned + tables.sequence, rows->sequence, rows->n_rows);
-    copy_if(pinned + tables.picked, rows->picked, rows->n_picked);
+    to->n_padded = replay_rows(device, rows);
+    *(int32_t *)(pinned + tables.n_live) = rows->n_rows;
+    copy_if(pinned + tables.id, rows->id, rows->n_rows, to->n_padded);
+    copy_if(pinned + tables.position, rows->position, rows->n_rows, to->n_padded);
+    copy_if(pinned + tables.sequence, rows->sequence, rows->n_rows, to->n_padded);
+    copy_if(pinned + tables.picked, rows->picked, rows->n_picked, to->n_padded);
     to->host_chunk = (struct cuda_chunk *)(pinned + tables.chunk);
     int n_pages = write_chunks(rows, (struct cuda_chunk *)(pinned + tables.chunk),
                                (int32_t *)(pinned + tables.row_chunk),
@@ -259,6 +266,7 @@ static void prepare(struct device *device, const struct device_limits *limits) {
     device->rows = (struct cuda_rows *)check_alloc((size_t)limits->n_slots, sizeof *device->rows);
     for (int slot = 0; slot < limits->n_slots; slot++)
         open_rows(&device->rows[slot], limits);
+    replay_prepare(device);
     matmul_prepare(device);
     if (limits->vocabulary) sample_prepare(device);
     if (limits->head_dim) attend_prepare(device);
@@ -267,6 +275,7 @@ static void prepare(struct device *device, const struct device_limits *limits) {
 static void cuda_close(struct device *device) {
     if (!device) return;
     CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    replay_close(device);
     stream_close(device);
     attend_close(device);
     sample_close(device);
@@ -405,6 +414,8 @@ static struct device_ops make_ops(void) {
     ops.unload = unload;
     ops.load_rope = load_rope;
     ops.begin = begin;
+    ops.replay = cuda_replay;
+    ops.recorded = cuda_recorded;
     ops.embed = cuda_embed;
     ops.norm = cuda_norm;
     ops.matmul = cuda_matmul;

@@ -19,11 +19,11 @@ template <class T>
 __global__ void embed_kernel(T *out, int out_stride, const __nv_bfloat16 *table, int table_stride,
                              int columns, const int32_t *id, const int32_t *position,
                              const int32_t *sequence, const int32_t *before, int32_t *history,
-                             int context) {
+                             int context, const int32_t *n_live) {
     int row = blockIdx.x;
     int32_t token = id[row];
     if (token < 0) token = before[-1 - token];
-    if (history && threadIdx.x == 0)
+    if (history && threadIdx.x == 0 && row < *n_live)
         history[(size_t)sequence[row] * context + position[row]] = token;
     const __nv_bfloat16 *from = table + (size_t)token * table_stride;
     for (int k = threadIdx.x; k < columns; k += blockDim.x)
@@ -34,12 +34,13 @@ void cuda_embed(struct device *device, const struct rows *rows, struct value out
                 const struct weight *table) {
     const struct cuda_rows *at = &device->rows[rows->slot];
     const int32_t *before = sample_tokens(device, rows->slot, rows->step + 1);
-    if (rows->n_rows == 0) return;
+    int n_rows = launch_rows(device, rows->n_rows);
+    if (n_rows == 0) return;
     WITH_TYPE(out.element, T,
-              (embed_kernel<T><<<rows->n_rows, ROW_THREADS, 0, device->stream>>>(
+              (embed_kernel<T><<<n_rows, ROW_THREADS, 0, device->stream>>>(
                   (T *)value_data(&out), out.stride, table->matrix, table->stride, table->columns,
                   at->id, at->position, at->sequence, before, sample_history(device),
-                  device->limits.context)));
+                  device->limits.context, at->n_live)));
     CHECK_LAUNCH();
 }
 
@@ -73,6 +74,7 @@ __global__ void norm_kernel(To *out, int out_stride, const From *x, int x_stride
 
 void cuda_norm(struct device *device, int n_rows, struct value out, struct value x,
                const struct weight *weight, float eps) {
+    n_rows = launch_rows(device, n_rows);
     if (n_rows == 0) return;
     dim3 grid((unsigned)n_rows, (unsigned)(x.columns / weight->columns));
     int n_threads = weight->columns <= 64 ? 32 : weight->columns <= 2048 ? 256 : 512;
@@ -113,14 +115,15 @@ __global__ void rope_kernel(To *out, int out_stride, const From *x, int x_stride
 
 void cuda_rope(struct device *device, const struct rows *rows, struct value out, struct value x,
                struct rope_shape shape, const struct weight *table) {
-    size_t n = (size_t)rows->n_rows * (size_t)shape.n_heads * (size_t)(shape.head_dim / 2);
+    int n_rows = launch_rows(device, rows->n_rows);
+    size_t n = (size_t)n_rows * (size_t)shape.n_heads * (size_t)(shape.head_dim / 2);
     if (n == 0) return;
     REQUIRE(shape.head_dim % 2 == 0, "heads of %d", shape.head_dim);
     WITH_TYPE(out.element, To,
               WITH_TYPE(x.element, From,
                         (rope_kernel<To, From><<<blocks_for(n), ROW_THREADS, 0, device->stream>>>(
                             (To *)value_data(&out), out.stride, (const From *)value_data(&x),
-                            x.stride, rows->n_rows, shape, table->vector,
+                            x.stride, n_rows, shape, table->vector,
                             device->rows[rows->slot].position))));
     CHECK_LAUNCH();
 }
@@ -152,7 +155,7 @@ __global__ void pair_kernel(To *out, int out_stride, const A *a, int a_stride, c
 template <class F>
 static void run_pairs(struct device *device, int n_rows, const struct value *out,
                       const struct value *a, const struct value *b, F f) {
-    size_t n = (size_t)n_rows * (size_t)a->columns;
+    size_t n = (size_t)launch_rows(device, n_rows) * (size_t)a->columns;
     if (n == 0) return;
     WITH_TYPE(out->element, To,
               WITH_TYPE(a->element, A,
@@ -184,9 +187,10 @@ __global__ void pick_kernel(T *out, int out_stride, const T *x, int x_stride, in
 }
 
 void cuda_pick(struct device *device, const struct rows *rows, struct value out, struct value x) {
-    if (rows->n_picked == 0) return;
+    int n_picked = launch_rows(device, rows->n_picked);
+    if (n_picked == 0) return;
     WITH_TYPE(x.element, T,
-              (pick_kernel<T><<<rows->n_picked, ROW_THREADS, 0, device->stream>>>(
+              (pick_kernel<T><<<n_picked, ROW_THREADS, 0, device->stream>>>(
                   (T *)value_data(&out), out.stride, (const T *)value_data(&x), x.stride, x.columns,
                   device->rows[rows->slot].picked)));
     CHECK_LAUNCH();

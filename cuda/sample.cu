@@ -38,6 +38,7 @@ struct wishes {
     struct pool_entry *pinned_pool[RING];
     cudaEvent_t copied[RING];
     int next;
+    bool scored; /* the step's, on the host */
 };
 
 /* What one step of a slot gave. */
@@ -192,6 +193,13 @@ static int write_wish(struct cuda_wish *to, const struct sample_wish *wish, stru
     return n_pooled;
 }
 
+/* Of a row of padding: token 0, and no scores. */
+static struct cuda_wish nothing_wished(void) {
+    struct cuda_wish wish = {};
+    wish.n_logprobs = -1;
+    return wish;
+}
+
 void sample_begin(struct device *device, const struct rows *rows) {
     struct wishes *wishes = &device->sampler->wishes[rows->slot];
     if (rows->n_picked == 0 || !rows->wish) return;
@@ -199,14 +207,24 @@ void sample_begin(struct device *device, const struct rows *rows) {
     CHECK_CUDA(cudaEventSynchronize(wishes->copied[at]));
     struct cuda_wish *wish = wishes->pinned_wish[at];
     struct pool_entry *pool = wishes->pinned_pool[at];
-    for (int row = 0; row < rows->n_picked; row++)
+    int n_padded = device->rows[rows->slot].n_padded, n = rows->n_picked;
+    wishes->scored = false;
+    for (int row = 0; row < n; row++) {
         n_pooled = write_wish(&wish[row], &rows->wish[row], pool, n_pooled, most);
-    CHECK_CUDA(cudaMemcpyAsync(wishes->wish, wish, (size_t)rows->n_picked * sizeof *wish,
+        wishes->scored |= wish[row].n_logprobs >= 0;
+    }
+    for (; n < n_padded; n++)
+        wish[n] = nothing_wished();
+    CHECK_CUDA(cudaMemcpyAsync(wishes->wish, wish, (size_t)n * sizeof *wish,
                                cudaMemcpyHostToDevice, device->stream));
     if (n_pooled)
         CHECK_CUDA(cudaMemcpyAsync(wishes->pool, pool, (size_t)n_pooled * sizeof *pool,
                                    cudaMemcpyHostToDevice, device->stream));
     CHECK_CUDA(cudaEventRecord(wishes->copied[at], device->stream));
+}
+
+bool sample_is_scored(const struct device *device, int slot) {
+    return device->sampler && device->sampler->wishes[slot].scored;
 }
 
 /* ---- pieces of the kernel, by whole blocks ----------------------------------------------------
@@ -480,23 +498,23 @@ void cuda_sample(struct device *device, const struct rows *rows, struct value lo
     const struct wishes *wishes = &sampler->wishes[rows->slot];
     struct taken *taken = &sampler->taken[2 * rows->slot + rows->step % 2];
     REQUIRE(logits.element == ELEMENT_F32, "logits are f32");
-    if (rows->n_picked == 0) return;
-    bool scored = false;
-    for (int row = 0; row < rows->n_picked; row++)
-        scored |= rows->wish[row].sampling->n_logprobs >= 0;
-    sample_kernel<<<rows->n_picked, THREADS, 0, device->stream>>>(
+    int n_picked = launch_rows(device, rows->n_picked);
+    if (n_picked == 0) return;
+    sample_kernel<<<n_picked, THREADS, 0, device->stream>>>(
         (const float *)value_data(&logits), logits.stride, device->limits.vocabulary, wishes->wish,
         wishes->pool, sampler->history, device->limits.context, sampler->logit, sampler->count,
         taken->token, taken->score);
     CHECK_LAUNCH();
-    size_t n = (size_t)rows->n_picked;
+    size_t n = (size_t)n_picked;
     CHECK_CUDA(cudaMemcpyAsync(taken->pinned_token, taken->token, n * sizeof(int32_t),
                                cudaMemcpyDeviceToHost, device->stream));
-    if (scored)
+    if (wishes->scored)
         CHECK_CUDA(cudaMemcpyAsync(taken->pinned_score, taken->score,
                                    n * SCORES * sizeof(struct token_score), cudaMemcpyDeviceToHost,
                                    device->stream));
-    CHECK_CUDA(cudaEventRecord(taken->done, device->stream));
+    CHECK_CUDA(cudaEventRecordWithFlags(
+        taken->done, device->stream,
+        device->capturing ? cudaEventRecordExternal : cudaEventRecordDefault));
 }
 
 /* The time is that of taking: the device's clock is not the host's. */

@@ -42,6 +42,7 @@ enum span_kind {
     SPAN_ARRIVED,    /* a message's last byte came; begin = end */
     SPAN_LOAD,       /* before the loop: reading weights */
     SPAN_START,      /* before the loop: all else */
+    SPAN_REPLAY,     /* a run of operators that the device replayed */
     SPAN_KINDS
 };
 const char *clock_span_name(enum span_kind kind);

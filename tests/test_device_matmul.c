@@ -214,7 +214,9 @@ static void more_rows_than_tiles_times_rows_fit_an_int(void **state) {
         struct value out = value_alloc(subject, MANY, OUT);
         subject->ops->matmul(subject->device, MANY, out, x, weight, NULL);
         value_read(subject, &out, MANY, got);
-        check_floats(subject, "170000 rows", expected, got, (size_t)MANY * OUT, 1e-5f);
+        /* factors up to 2 and 3, each rounded */
+        float near = 1e-5f + IN * 2 * subject->rounding * 2 * 3;
+        check_floats(subject, "170000 rows", expected, got, (size_t)MANY * OUT, near);
         value_release(subject, &x);
         value_release(subject, &out);
         subject->ops->unload(subject->device, weight);

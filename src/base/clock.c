@@ -40,7 +40,7 @@ const char *clock_span_name(enum span_kind kind) {
         [SPAN_REPLY] = "scatter OUT",     [SPAN_SAMPLE] = "sample",
         [SPAN_HEADER] = "take header",    [SPAN_BOOKS] = "books",
         [SPAN_ARRIVED] = "arrived",       [SPAN_LOAD] = "load weights",
-        [SPAN_START] = "start",
+        [SPAN_START] = "start",           [SPAN_REPLAY] = "replay",
     };
     return name[kind];
 }

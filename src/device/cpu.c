@@ -85,6 +85,16 @@ static void cpu_begin(struct device *device, const struct rows *rows) {
     (void)device, (void)rows;
 }
 
+/* A call costs nothing beside its work: there is nothing to gain. */
+static bool cpu_replay(struct device *device, const struct rows *rows, int name) {
+    (void)device, (void)rows, (void)name;
+    return false;
+}
+
+static void cpu_recorded(struct device *device) {
+    (void)device;
+}
+
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
@@ -394,6 +404,8 @@ const struct device_ops device_cpu = {
     .unload = cpu_unload,
     .load_rope = cpu_load_rope,
     .begin = cpu_begin,
+    .replay = cpu_replay,
+    .recorded = cpu_recorded,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .matmul = cpu_matmul,

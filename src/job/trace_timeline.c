@@ -68,6 +68,7 @@ static const struct {
     [SPAN_ARRIVED] = {"wire", "rail_response"},
     [SPAN_LOAD] = {"start", "startup"},
     [SPAN_START] = {"start", "grey"},
+    [SPAN_REPLAY] = {"compute", "thread_state_running"},
 };
 
 /* An attention rank attends twice a message pair with --q-first on: right behind Q, and behind KV.

@@ -23,7 +23,7 @@ struct decode {
     struct schedule schedule;
     struct memory memory;
     struct step_span step[SCHEDULE_MAX_SLOTS]; /* the slots' current steps */
-    bool walked; /* the list has been walked to its end before */
+    bool walked;                               /* the list has been walked to its end before */
 };
 
 static struct attend_shape shape_of(const struct decode *d, int layer) {
@@ -58,53 +58,88 @@ static void attend_here(struct decode *d, const struct slot *slot, int at) {
                           memory_value(o, arena, at));
 }
 
-static void run_slice(struct decode *d, struct slot *slot, const struct turn *turn) {
+static bool is_message(const struct step *step) {
+    return step->kind == STEP_GATHER_OUT || step->kind == STEP_SCATTER_Q ||
+           step->kind == STEP_SCATTER_KV;
+}
+
+/* Everything from `first` to the next message, which the device may know from steps before. Returns
+ * the step behind it. */
+static int compute(struct decode *d, struct slot *slot, const struct slice *slice, int first,
+                   int name, int64_t *now) {
     const struct decode_options *o = &d->options;
-    const struct slice *slice = &o->program->slice[turn->slice];
-    const struct slice *before = turn->slice ? &o->program->slice[turn->slice - 1] : NULL;
+    const struct arena *arena = &d->memory.arena[slot->rows.slot];
+    bool replayed = o->device_ops->replay(o->device, &slot->rows, name);
+    int at = first;
+    for (; at < slice->n_steps && !is_message(&slice->step[at]); at++) {
+        int node = slice->step[at].node;
+        enum op op = o->program->graph->node[node].op;
+        if (replayed) continue;
+        if (slice->step[at].kind == STEP_ATTEND) {
+            attend_here(d, slot, node);
+            *now = clock_span(SPAN_ATTEND, 0, 0, *now);
+        } else {
+            execute_node(o, arena, &slot->rows, node);
+            *now = clock_span(op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)op, 0, *now);
+        }
+    }
+    if (replayed) {
+        *now = clock_span(SPAN_REPLAY, 0, 0, *now);
+    } else {
+        o->device_ops->recorded(o->device);
+    }
+    return at;
+}
+
+/* A message of `step`: OUT comes, or Q or KV goes. */
+static void exchange(struct decode *d, struct slot *slot, const struct turn *turn,
+                     const struct slice *slice, const struct step *step, int64_t *now) {
+    const struct decode_options *o = &d->options;
+    const struct node *node = &o->program->graph->node[step->node];
     const struct arena *arena = &d->memory.arena[turn->slot];
+    struct address address = {.slot = turn->slot, .layer = node->as.attention.layer};
+    struct value value;
+    size_t n_bytes;
+    switch (step->kind) {
+    case STEP_GATHER_OUT:
+        address.message = MESSAGE_OUT;
+        address.lane = memory_lane_of(slice - 1, step->node);
+        value = memory_value(o, arena, step->node);
+        n_bytes = o->wire_ops->gather(o->wire, address, &value, &slot->out);
+        *now = clock_message(SPAN_GATHER_OUT, address.lane, -1, (int64_t)n_bytes, *now);
+        break;
+    case STEP_SCATTER_Q:
+        address.message = MESSAGE_Q;
+        address.lane = memory_lane_of(slice, step->node);
+        value = memory_value(o, arena, node->input[0]);
+        o->device_ops->seal(o->device, &value);
+        n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->q);
+        *now = clock_message(SPAN_SCATTER_Q, address.lane, -1, (int64_t)n_bytes, *now);
+        break;
+    case STEP_SCATTER_KV:
+        address.message = MESSAGE_KV;
+        address.lane = memory_lane_of(slice, step->node);
+        value = memory_lane(&d->memory, turn->slot, address.lane)->kv;
+        pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
+        o->device_ops->seal(o->device, &value);
+        n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->kv);
+        *now = clock_message(SPAN_SCATTER_KV, address.lane, -1, (int64_t)n_bytes, *now);
+        break;
+    default: REQUIRE(false, "step %d is no message", (int)step->kind);
+    }
+}
+
+static void run_slice(struct decode *d, struct slot *slot, const struct turn *turn) {
+    const struct slice *slice = &d->options.program->slice[turn->slice];
+    enum { MOST_STEPS = 1 << 12 }; /* of a slice: names of runs differ over the whole program */
     if (slot->rows.n_rows == 0) return;
+    REQUIRE(slice->n_steps < MOST_STEPS, "%d steps in a slice", slice->n_steps);
     int64_t now = clock_now_ns();
-    for (int at = 0; at < slice->n_steps; at++) {
-        const struct step *step = &slice->step[at];
-        const struct node *node = &o->program->graph->node[step->node];
-        struct address address = {.slot = turn->slot, .layer = node->as.attention.layer};
-        struct value value;
-        size_t n_bytes;
-        switch (step->kind) {
-        case STEP_COMPUTE:
-            execute_node(o, arena, &slot->rows, step->node);
-            now = clock_span(node->op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)node->op, 0,
-                             now);
-            break;
-        case STEP_GATHER_OUT:
-            address.message = MESSAGE_OUT;
-            address.lane = memory_lane_of(before, step->node);
-            value = memory_value(o, arena, step->node);
-            n_bytes = o->wire_ops->gather(o->wire, address, &value, &slot->out);
-            now = clock_message(SPAN_GATHER_OUT, address.lane, -1, (int64_t)n_bytes, now);
-            break;
-        case STEP_SCATTER_Q:
-            address.message = MESSAGE_Q;
-            address.lane = memory_lane_of(slice, step->node);
-            value = memory_value(o, arena, node->input[0]);
-            o->device_ops->seal(o->device, &value);
-            n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->q);
-            now = clock_message(SPAN_SCATTER_Q, address.lane, -1, (int64_t)n_bytes, now);
-            break;
-        case STEP_SCATTER_KV:
-            address.message = MESSAGE_KV;
-            address.lane = memory_lane_of(slice, step->node);
-            value = memory_lane(&d->memory, turn->slot, address.lane)->kv;
-            pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
-            o->device_ops->seal(o->device, &value);
-            n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->kv);
-            now = clock_message(SPAN_SCATTER_KV, address.lane, -1, (int64_t)n_bytes, now);
-            break;
-        case STEP_ATTEND:
-            attend_here(d, slot, step->node);
-            now = clock_span(SPAN_ATTEND, 0, 0, now);
-            break;
+    for (int at = 0; at < slice->n_steps;) {
+        if (is_message(&slice->step[at])) {
+            exchange(d, slot, turn, slice, &slice->step[at++], &now);
+        } else {
+            at = compute(d, slot, slice, at, turn->slice * MOST_STEPS + at, &now);
         }
     }
 }
