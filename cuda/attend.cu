@@ -282,6 +282,7 @@ void attend_begin(struct device *device, const struct rows *rows) {
 template <class To, class From>
 __global__ void pack_kernel(To *out, const From *k, const From *v, int out_stride, int k_stride,
                             int v_stride, int width, int head_dim) {
+    follow_on();
     size_t row = blockIdx.x;
     for (int at = (int)threadIdx.x; at < width; at += (int)blockDim.x) {
         To *to = out + row * (size_t)out_stride + (size_t)(at / head_dim * 2 * head_dim) +
@@ -296,11 +297,10 @@ static void pack_to(struct device *device, int n_rows, const struct value &out,
                     const struct value &k, const struct value &v, int head_dim) {
     int threads = k.columns < 256 ? (k.columns + 31) / 32 * 32 : 256;
     WITH_TYPE(k.element, From,
-              pack_kernel<<<(unsigned)n_rows, (unsigned)threads, 0, device->stream>>>(
-                  (To *)value_data(&out), (const From *)value_data(&k),
-                  (const From *)value_data(&v), out.stride, k.stride, v.stride, k.columns,
-                  head_dim));
-    CHECK_LAUNCH();
+              launch_following(device, pack_kernel<To, From>, (unsigned)n_rows, (unsigned)threads, 0,
+                               (To *)value_data(&out), (const From *)value_data(&k),
+                               (const From *)value_data(&v), out.stride, k.stride, v.stride,
+                               k.columns, head_dim));
 }
 
 void cuda_pack_kv(struct device *device, int n_rows, struct value out, struct value k,
@@ -319,6 +319,7 @@ __global__ void append_kernel(unsigned char *layer, const unsigned char *kv, siz
                               int n_kv_heads, int run, const struct cuda_chunk *chunk,
                               const int32_t *row_chunk, const int32_t *page,
                               const int32_t *n_live) {
+    follow_on();
     int row = (int)blockIdx.x;
     if (row >= *n_live) return;
     struct cuda_chunk c = chunk[row_chunk[row]];
@@ -348,16 +349,10 @@ static void append_words(struct device *device, const struct rows *rows,
     int run = (int)((size_t)cache->head_dim * element / sizeof(W));
     int words = 2 * cache->n_kv_heads * run, threads = words < 256 ? (words + 31) / 32 * 32 : 256;
     int n_rows = launch_rows(device, rows->n_rows);
-    append_kernel<W><<<(unsigned)n_rows, (unsigned)threads, 0, device->stream>>>(
-        layer_data(cache, layer), (const unsigned char *)value_data(&kv),
-        (size_t)kv.stride * element, cache->n_kv_heads, run, r->chunk, r->row_chunk, r->page,
-        r->n_live);
-    CHECK_LAUNCH();
-}
-
-static bool is_multiple(const struct value *value, size_t n_bytes) {
-    return (uintptr_t)value_data(value) % n_bytes == 0 &&
-           (size_t)value->stride * element_bytes(value->element) % n_bytes == 0;
+    launch_following(device, append_kernel<W>, (unsigned)n_rows, (unsigned)threads, 0,
+                     layer_data(cache, layer), (const unsigned char *)value_data(&kv),
+                     (size_t)kv.stride * element, cache->n_kv_heads, run, r->chunk, r->row_chunk,
+                     r->page, r->n_live);
 }
 
 void cuda_append_kv(struct device *device, const struct rows *rows, const struct kv_cache *cache,

@@ -464,21 +464,21 @@ int attend_narrow_prepare(int head_dim, int group) {
 }
 
 struct launch_narrow {
-    cudaStream_t stream;
+    struct device *device;
     const attend_call *call;
     int n_blocks;
     template <int D, int NT> void operator()() const {
         size_t n_bytes = sizeof(narrow_shared<D, NT>);
         if (call->q_element == ELEMENT_F32) {
-            launch_early(narrow_kernel<D, NT, float>, n_blocks, NARROW_THREADS, n_bytes, stream,
-                         *call);
+            launch_following(device, narrow_kernel<D, NT, float>, (unsigned)n_blocks,
+                             NARROW_THREADS, n_bytes, *call);
         } else {
-            launch_early(narrow_kernel<D, NT, __nv_bfloat16>, n_blocks, NARROW_THREADS, n_bytes,
-                         stream, *call);
+            launch_following(device, narrow_kernel<D, NT, __nv_bfloat16>, (unsigned)n_blocks,
+                             NARROW_THREADS, n_bytes, *call);
         }
     }
 };
 
 void attend_narrow(struct device *device, const struct attend_call *call, int n_blocks) {
-    for_instance(call->head_dim, call->group, launch_narrow{device->stream, call, n_blocks});
+    for_instance(call->head_dim, call->group, launch_narrow{device, call, n_blocks});
 }

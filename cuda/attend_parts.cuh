@@ -76,37 +76,8 @@ void attend_wide(struct device *device, const struct attend_call *call, int n_bl
 void attend_plain(struct device *device, const struct attend_call *call,
                   const struct cuda_rows *rows);
 
-/* Launch so that the kernel may begin while the one before it ends: all that is written by a kernel
- * right before it must be read after wait_for_inputs. */
-template <typename Kernel>
-static void launch_early(Kernel kernel, int n_blocks, int n_threads, size_t shared_bytes,
-                         cudaStream_t stream, const struct attend_call &call) {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)n_blocks);
-    config.blockDim = dim3((unsigned)n_threads);
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = &early;
-    config.numAttrs = 1;
-    CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, call));
-}
-
 /* ---- device side ------------------------------------------------------------------------------
  */
-
-__device__ __forceinline__ void wait_for_inputs() {
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-/* The next kernel may begin where blocks of this one end: all of these are on the processors from
- * the start. Only after wait_for_inputs: so a kernel that has begun knows that all but its direct
- * predecessor have ended. */
-__device__ __forceinline__ void let_next_begin() {
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
 
 __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);

@@ -297,11 +297,11 @@ int attend_wide_prepare(int head_dim) {
 template <int D>
 static void launch(struct device *device, const struct attend_call *call, int n_blocks) {
     if (call->q_element == ELEMENT_F32) {
-        launch_early(wide_kernel<D, float>, n_blocks, FOLDING_THREADS, sizeof(wide_shared<D, 2>),
-                     device->stream, *call);
+        launch_following(device, wide_kernel<D, float>, (unsigned)n_blocks, FOLDING_THREADS,
+                         sizeof(wide_shared<D, 2>), *call);
     } else {
-        launch_early(wide_kernel<D, __nv_bfloat16>, n_blocks, FOLDING_THREADS,
-                     sizeof(wide_shared<D, 1>), device->stream, *call);
+        launch_following(device, wide_kernel<D, __nv_bfloat16>, (unsigned)n_blocks,
+                         FOLDING_THREADS, sizeof(wide_shared<D, 1>), *call);
     }
 }
 

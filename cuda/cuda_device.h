@@ -82,6 +82,41 @@ static inline int launch_rows(const struct device *device, int n_rows) {
     return n_rows && device->padded ? device->padded : n_rows;
 }
 
+/* Launch so that the kernel may begin while the one before it ends: all that is written by a kernel
+ * right before it must be read after wait_for_inputs. */
+template <class... Parameters, class... Arguments>
+static inline void launch_following(struct device *device, void (*kernel)(Parameters...), dim3 grid,
+                                    dim3 block, size_t shared, Arguments... arguments) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = device->stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
+
+__device__ inline void wait_for_inputs() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/* The next kernel may begin where blocks of this one end, or have room beside them. Only after
+ * wait_for_inputs: so a kernel that has begun knows that all but its direct predecessor have
+ * ended. */
+__device__ inline void let_next_begin() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* Both, for kernels that do nothing before. */
+__device__ inline void follow_on() {
+    wait_for_inputs();
+    let_next_begin();
+}
+
 /* A value's first element. */
 static inline void *value_data(const struct value *value) {
     return value->buffer->data + value->offset;
@@ -100,6 +135,41 @@ static inline void *value_data(const struct value *value) {
         }                                                                                          \
     } while (0)
 
+static inline bool is_multiple(const struct value *value, size_t n_bytes) {
+    return (uintptr_t)value_data(value) % n_bytes == 0 &&
+           (size_t)value->stride * element_bytes(value->element) % n_bytes == 0;
+}
+
+/* Rows of bf16 that can be taken eight numbers at a time. */
+static inline bool is_eights(const struct value *value) {
+    return value->element == ELEMENT_BF16 && value->columns % 8 == 0 && is_multiple(value, 16);
+}
+
+/* Eight numbers that stand together. */
+struct eight {
+    float x[8];
+};
+__device__ inline struct eight load_eight(const __nv_bfloat16 *from) {
+    uint4 word = *(const uint4 *)from;
+    const __nv_bfloat162 *pair = (const __nv_bfloat162 *)&word;
+    struct eight out;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        float2 two = __bfloat1622float2(pair[k]);
+        out.x[2 * k] = two.x;
+        out.x[2 * k + 1] = two.y;
+    }
+    return out;
+}
+__device__ inline void store_eight(__nv_bfloat16 *to, const struct eight &from) {
+    uint4 word;
+    __nv_bfloat162 *pair = (__nv_bfloat162 *)&word;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        pair[k] = __floats2bfloat162_rn(from.x[2 * k], from.x[2 * k + 1]);
+    *(uint4 *)to = word;
+}
+
 template <class T> __device__ inline float to_float(T x) {
     return (float)x;
 }
@@ -116,6 +186,8 @@ void cuda_rope(struct device *device, const struct rows *rows, struct value out,
                struct rope_shape shape, const struct weight *table);
 void cuda_add(struct device *device, int n_rows, struct value out, struct value a,
               struct value b);
+void cuda_add_norm(struct device *device, int n_rows, struct value sum, struct value out,
+                   struct value a, struct value b, const struct weight *weight, float eps);
 void cuda_swiglu(struct device *device, int n_rows, struct value out, struct value gate,
                  struct value up);
 void cuda_pick(struct device *device, const struct rows *rows, struct value out, struct value x);

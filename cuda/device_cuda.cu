@@ -421,6 +421,7 @@ static struct device_ops make_ops(void) {
     ops.matmul = cuda_matmul;
     ops.rope = cuda_rope;
     ops.add = cuda_add;
+    ops.add_norm = cuda_add_norm;
     ops.swiglu = cuda_swiglu;
     ops.pick = cuda_pick;
     ops.pack_kv = cuda_pack_kv;

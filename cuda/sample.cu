@@ -481,6 +481,7 @@ __global__ void __launch_bounds__(THREADS)
     sample_kernel(const float *logits, int stride, int vocabulary, const struct cuda_wish *wishes,
                   const struct pool_entry *pool, const int32_t *history, int context,
                   float *changed, uint32_t *count, int32_t *token, struct token_score *score) {
+    follow_on();
     const struct cuda_wish wish = wishes[blockIdx.x];
     const float *logit = logits + (size_t)blockIdx.x * stride;
     size_t own = (size_t)blockIdx.x * vocabulary;
@@ -500,11 +501,10 @@ void cuda_sample(struct device *device, const struct rows *rows, struct value lo
     REQUIRE(logits.element == ELEMENT_F32, "logits are f32");
     int n_picked = launch_rows(device, rows->n_picked);
     if (n_picked == 0) return;
-    sample_kernel<<<n_picked, THREADS, 0, device->stream>>>(
-        (const float *)value_data(&logits), logits.stride, device->limits.vocabulary, wishes->wish,
-        wishes->pool, sampler->history, device->limits.context, sampler->logit, sampler->count,
-        taken->token, taken->score);
-    CHECK_LAUNCH();
+    launch_following(device, sample_kernel, (unsigned)n_picked, THREADS, 0,
+                     (const float *)value_data(&logits), logits.stride, device->limits.vocabulary,
+                     wishes->wish, wishes->pool, sampler->history, device->limits.context,
+                     sampler->logit, sampler->count, taken->token, taken->score);
     size_t n = (size_t)n_picked;
     CHECK_CUDA(cudaMemcpyAsync(taken->pinned_token, taken->token, n * sizeof(int32_t),
                                cudaMemcpyDeviceToHost, device->stream));

@@ -203,6 +203,10 @@ struct device_ops {
                  struct rope_shape shape, const struct weight *table);
     void (*add)(struct device *device, int n_rows, struct value out, struct value a,
                 struct value b);
+    /* sum = a + b, out = norm of sum, in one pass: the bits of add and norm. sum and out overlap
+     * neither input. */
+    void (*add_norm)(struct device *device, int n_rows, struct value sum, struct value out,
+                     struct value a, struct value b, const struct weight *weight, float eps);
     void (*swiglu)(struct device *device, int n_rows, struct value out, struct value gate,
                    struct value up);
     void (*pick)(struct device *device, const struct rows *rows, struct value out, struct value x);

@@ -277,6 +277,46 @@ static inline void value_read(const struct subject *subject, const struct value 
     free(words);
 }
 
+/* ---- activations: values as they lie between operators of a model: no gaps, the device's type --
+ */
+
+/* What is left of `x` as an activation. */
+static inline float activation(const struct subject *subject, float x) {
+    return subject->ops->activation == ELEMENT_BF16 ? quant_from_bf16(quant_to_bf16(x)) : x;
+}
+
+/* An activation holding `from` (rows, columns), rounded there too. Release with value_release. */
+static inline struct value activation_of(const struct subject *subject, int rows, int columns,
+                                         float *from) {
+    enum element element = subject->ops->activation;
+    size_t n = (size_t)rows * (size_t)columns, size = element_bytes(element);
+    struct value value = {.columns = columns, .stride = columns, .element = element};
+    uint16_t *narrow = take(n, sizeof *narrow);
+    for (size_t k = 0; k < n; k++) {
+        narrow[k] = quant_to_bf16(from[k]);
+        from[k] = activation(subject, from[k]);
+    }
+    value.buffer = subject->ops->alloc(subject->device, n * size);
+    subject->ops->upload(subject->device, value.buffer, 0,
+                         element == ELEMENT_BF16 ? (const void *)narrow : from, n * size);
+    free(narrow);
+    return value;
+}
+
+static inline void activation_read(const struct subject *subject, const struct value *value,
+                                   int rows, float *to) {
+    size_t n = (size_t)rows * (size_t)value->columns;
+    if (value->element == ELEMENT_F32) {
+        subject->ops->download(subject->device, to, value->buffer, 0, n * sizeof *to);
+        return;
+    }
+    uint16_t *narrow = take(n, sizeof *narrow);
+    subject->ops->download(subject->device, narrow, value->buffer, 0, n * sizeof *narrow);
+    for (size_t k = 0; k < n; k++)
+        to[k] = quant_from_bf16(narrow[k]);
+    free(narrow);
+}
+
 static inline struct weight *load_floats(const struct subject *subject, int rows, int columns,
                                          const float *from) {
     struct tensor tensor = {"test", QUANT_F32, rows, columns, from};

@@ -251,6 +251,69 @@ static void check_pairs(const struct subject *subject, int columns, bool multipl
     free(got);
 }
 
+/* A sum, its norm, and swiglu, on activations; a result is rounded once more than its inputs. */
+static void check_activations(const struct subject *subject, int columns, int n_rows) {
+    struct dice dice = {(uint64_t)columns};
+    size_t n = (size_t)n_rows * (size_t)columns;
+    float *a = roll_floats(&dice, n, -4, 4), *b = roll_floats(&dice, n, -3, 3);
+    float *weight = roll_floats(&dice, (size_t)columns, -2, 2), *got = take(n, sizeof *got);
+    float *sum = take(n, sizeof *sum), *norm = take(n, sizeof *norm), eps = 1e-5f;
+    struct value left = activation_of(subject, n_rows, columns, a);
+    struct value right = activation_of(subject, n_rows, columns, b);
+    memset(sum, 0, n * sizeof *sum);
+    struct value summed = activation_of(subject, n_rows, columns, sum);
+    struct value out = activation_of(subject, n_rows, columns, sum);
+    struct weight *loaded = load_floats(subject, 1, columns, weight);
+    const struct device_ops *ops = subject->ops;
+    float near = 1e-4f + subject->rounding;
+
+    for (size_t k = 0; k < n; k++)
+        sum[k] = activation(subject, a[k] + b[k]);
+    for (size_t row = 0; row < n; row += (size_t)columns)
+        plain_norm(norm + row, sum + row, weight, columns, eps);
+    ops->add_norm(subject->device, n_rows, summed, out, left, right, loaded, eps);
+    activation_read(subject, &summed, n_rows, got);
+    check_floats(subject, "sum before norm", sum, got, n, 0);
+    activation_read(subject, &out, n_rows, got);
+    check_floats(subject, "norm of a sum", norm, got, n, near);
+
+    ops->norm(subject->device, n_rows, out, summed, loaded, eps);
+    activation_read(subject, &out, n_rows, got);
+    check_floats(subject, "norm", norm, got, n, near);
+
+    ops->add(subject->device, n_rows, out, left, right);
+    activation_read(subject, &out, n_rows, got);
+    check_floats(subject, "add", sum, got, n, 0);
+
+    for (size_t k = 0; k < n; k++)
+        sum[k] = plain_swiglu(a[k], b[k]);
+    ops->swiglu(subject->device, n_rows, out, left, right);
+    activation_read(subject, &out, n_rows, got);
+    check_floats(subject, "swiglu", sum, got, n, near);
+
+    struct value *values[] = {&left, &right, &summed, &out};
+    for (size_t at = 0; at < sizeof values / sizeof *values; at++)
+        value_release(subject, values[at]);
+    ops->unload(subject->device, loaded);
+    float *numbers[] = {a, b, weight, got, sum, norm};
+    for (size_t at = 0; at < sizeof numbers / sizeof *numbers; at++)
+        free(numbers[at]);
+}
+
+/* The widths of models, and those on both sides of what a block holds in registers. */
+static void activations_of_models(void **state) {
+    (void)state;
+    static const int widths[] = {8, 64, 576, 1000, 1031, 4096, 8192, 14336, 16384, 16392};
+    struct subjects subjects = subjects_open(&limits);
+    for (int at = 0; at < subjects.n; at++) {
+        for (size_t width = 0; width < sizeof widths / sizeof *widths; width++) {
+            check_activations(&subjects.at[at], widths[width], 1);
+            check_activations(&subjects.at[at], widths[width], 5);
+        }
+    }
+    subjects_close(&subjects);
+}
+
 static void add_and_swiglu_of_every_width(void **state) {
     (void)state;
     static const int widths[] = {576, 1031, 200, 96, 17, 16, 15, 1};
@@ -310,6 +373,7 @@ int main(void) {
         cmocka_unit_test(rope_turns_pairs_by_their_positions),
         cmocka_unit_test(swiglu_is_gate_times_sigmoid_times_up),
         cmocka_unit_test(add_and_swiglu_of_every_width),
+        cmocka_unit_test(activations_of_models),
         cmocka_unit_test(pick_copies_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -329,6 +329,12 @@ static void cpu_add(struct device *device, int n_rows, struct value out, struct 
                              (size_t)a.columns);
 }
 
+static void cpu_add_norm(struct device *device, int n_rows, struct value sum, struct value out,
+                         struct value a, struct value b, const struct weight *weight, float eps) {
+    cpu_add(device, n_rows, sum, a, b);
+    cpu_norm(device, n_rows, out, sum, weight, eps);
+}
+
 static void cpu_swiglu(struct device *device, int n_rows, struct value out, struct value gate,
                        struct value up) {
 #pragma omp parallel for num_threads(team(device, n_rows, (size_t)n_rows *(size_t)gate.columns))   \
@@ -411,6 +417,7 @@ const struct device_ops device_cpu = {
     .matmul = cpu_matmul,
     .rope = cpu_rope,
     .add = cpu_add,
+    .add_norm = cpu_add_norm,
     .swiglu = cpu_swiglu,
     .pick = cpu_pick,
     .pack_kv = cpu_pack_kv,

@@ -48,6 +48,8 @@ static void extend_inputs(struct life *life, const struct graph *graph, int node
 }
 
 static void live_through(struct life *life, const struct graph *graph, struct step step, int now) {
+    /* a norm right behind may be computed in the same pass: it must not lie on what is added */
+    if (graph->node[step.node].op == OP_ADD) extend_inputs(life, graph, step.node, now + 1);
     switch (step.kind) {
     case STEP_COMPUTE:
     case STEP_ATTEND:

@@ -74,8 +74,12 @@ static int compute(struct decode *d, struct slot *slot, const struct slice *slic
     for (; at < slice->n_steps && !is_message(&slice->step[at]); at++) {
         int node = slice->step[at].node;
         enum op op = o->program->graph->node[node].op;
+        bool paired = at + 1 < slice->n_steps && slice->step[at + 1].kind == STEP_COMPUTE;
         if (replayed) continue;
-        if (slice->step[at].kind == STEP_ATTEND) {
+        if (paired && execute_sum_and_norm(o, arena, &slot->rows, node, slice->step[at + 1].node)) {
+            at++;
+            *now = clock_span(SPAN_COMPUTE, (int)op, 0, *now);
+        } else if (slice->step[at].kind == STEP_ATTEND) {
             attend_here(d, slot, node);
             *now = clock_span(SPAN_ATTEND, 0, 0, *now);
         } else {

@@ -2,6 +2,21 @@
 #include "check.h"
 #include "memory.h"
 
+bool execute_sum_and_norm(const struct decode_options *options, const struct arena *arena,
+                          const struct rows *rows, int sum, int norm) {
+    const struct graph *graph = options->program->graph;
+    const struct node *add = &graph->node[sum], *of = &graph->node[norm];
+    const struct device_ops *ops = options->device_ops;
+    if (add->op != OP_ADD || of->op != OP_NORM || of->input[0] != sum) return false;
+    bool picked = options->program->place[sum].picked;
+    ops->add_norm(options->device, picked ? rows->n_picked : rows->n_rows,
+                  memory_value(options, arena, sum), memory_value(options, arena, norm),
+                  memory_value(options, arena, add->input[0]),
+                  memory_value(options, arena, add->input[1]), options->weights->weight[of->weight],
+                  of->as.norm.eps);
+    return true;
+}
+
 void execute_node(const struct decode_options *options, const struct arena *arena,
                   const struct rows *rows, int at) {
     const struct graph *graph = options->program->graph;

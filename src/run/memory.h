@@ -46,5 +46,9 @@ struct value memory_value(const struct decode_options *options, const struct are
 /* Compute `node` on the device. */
 void execute_node(const struct decode_options *options, const struct arena *arena,
                   const struct rows *rows, int node);
+/* Compute two nodes that stand one behind the other in one call, where the second is the norm of
+ * the first, a sum; else do nothing and return false. */
+bool execute_sum_and_norm(const struct decode_options *options, const struct arena *arena,
+                          const struct rows *rows, int sum, int norm);
 
 #endif
