@@ -6,7 +6,7 @@
  * num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size,
  * max_position_embeddings, rms_norm_eps, rope_theta, rope_scaling (none, linear or llama3),
  * tie_word_embeddings, torch_dtype (bfloat16, float16 or float32; how matrices are stored). The
- * known ones are such texts too. There is no vocabulary: a shape reads and writes no text.
+ * known ones are such texts too. There is no vocabulary: prompts are token ids.
  */
 #ifndef LAMINA_SHAPE_H
 #define LAMINA_SHAPE_H

@@ -32,6 +32,10 @@ struct tensor source_find(const struct source *source, const struct graph_weight
 struct tensor source_take(const struct source *source, const struct graph_weight *weight);
 void source_release(const struct source *source, struct tensor *tensor);
 
+/* 32 hexadecimal digits that name the model: a file's contents (gguf_fingerprint), or a shape's
+ * dimensions and seed. */
+void source_fingerprint(const struct source *source, const struct model *model, char hex[33]);
+
 /* Bytes of a tensor as stored. */
 size_t source_tensor_bytes(const struct tensor *tensor);
 

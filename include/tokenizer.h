@@ -24,6 +24,9 @@ struct token_list {
 
 /* Build from the vocabulary of `gguf`, which must stay open as long as the tokenizer. */
 bool tokenizer_open(struct tokenizer **tokenizer, const struct gguf *gguf, struct fault *fault);
+/* Of a model that has no vocabulary: token 17 is written <17>, none is special or ends a generation,
+ * and there is no text to encode. */
+void tokenizer_open_numbers(struct tokenizer **tokenizer, int n_tokens);
 void tokenizer_close(struct tokenizer *tokenizer);
 
 int tokenizer_n_tokens(const struct tokenizer *tokenizer);

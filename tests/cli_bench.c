@@ -33,12 +33,12 @@ static int close_folder(void **state) {
     return scratch_close(state);
 }
 
-/* `lamina bench OPTIONS` on so many ranks; its exit code. */
-static int bench(int n_ranks, const char *options) {
+/* `lamina COMMAND OPTIONS` on so many ranks; its exit code. */
+static int run(int n_ranks, const char *name, const char *options) {
     char command[4096], launcher[1024] = "";
     if (n_ranks > 1) snprintf(launcher, sizeof launcher, "'%s' -n %d", mpiexec, n_ranks);
-    snprintf(command, sizeof command, "cd %s && exec %s '%s' bench %s >out 2>err </dev/null",
-             scratch_folder, launcher, lamina, options);
+    snprintf(command, sizeof command, "cd %s && exec %s '%s' %s %s >out 2>err </dev/null",
+             scratch_folder, launcher, lamina, name, options);
     int status = system(command);
     assert_true(WIFEXITED(status));
     free(said);
@@ -46,6 +46,10 @@ static int bench(int n_ranks, const char *options) {
     said = read_text("err");
     printed = read_text("out");
     return WEXITSTATUS(status);
+}
+
+static int bench(int n_ranks, const char *options) {
+    return run(n_ranks, "bench", options);
 }
 
 static void assert_done(int n_ranks, const char *options) {
@@ -282,12 +286,74 @@ static void what_cannot_be_is_refused(void **state) {
     assert_int_equal(bench(1, "attention --footprint 1M -o no/such/folder"), 2);
 }
 
+/* ---- a shape that answers ---------------------------------------------------------------------
+ */
+
+/* The texts of the answers in a file, one behind another. */
+static void read_answers(const char *name, char *out, size_t size) {
+    char *lines = read_text(name), *rest = NULL;
+    size_t at = 0;
+    out[0] = 0;
+    for (char *line = strtok_r(lines, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        json_t *answer = parse(line), *choices = NULL;
+        const char *text = NULL;
+        assert_int_equal(
+            json_unpack(answer, "{s:{s:{s:o}}}", "response", "body", "choices", &choices), 0);
+        assert_int_equal(json_unpack(json_array_get(choices, 0), "{s:s}", "text", &text), 0);
+        at += (size_t)snprintf(out + at, size - at, "%s\n", text);
+        assert_true(at < size);
+        json_decref(answer);
+    }
+    free(lines);
+}
+
+/* Prompts of ids get ids, written as numbers, the same on any layout; text has none. */
+static void a_shape_answers_prompts_of_ids(void **state) {
+    (void)state;
+    enum { N_NEW = 9, N_PROMPTS = 2 };
+    static const char prompts[] = "{\"prompt\":[1,299,7]}\n{\"prompt\":[250]}\n";
+    static const char text[] = "{\"prompt\":\"hello\"}\n";
+    char one[1024], three[1024], other[1024];
+    assert_true(scratch_write(scratch_path("ids.jsonl"), prompts, sizeof prompts - 1));
+    assert_true(scratch_write(scratch_path("text.jsonl"), text, sizeof text - 1));
+    const char *same = "-m shape:tiny.json -i ids.jsonl --max-tokens 9 --order input";
+    char options[256];
+    snprintf(options, sizeof options, "%s -o one.jsonl", same);
+    assert_int_equal(run(1, "generate", options), 0);
+    snprintf(options, sizeof options, "%s -o three.jsonl", same);
+    assert_int_equal(run(3, "generate", options), 0);
+    snprintf(options, sizeof options, "%s -o other.jsonl --seed 1", same);
+    assert_int_equal(run(1, "generate", options), 0);
+    read_answers("one.jsonl", one, sizeof one);
+    read_answers("three.jsonl", three, sizeof three);
+    read_answers("other.jsonl", other, sizeof other);
+    assert_string_equal(one, three);
+    assert_string_not_equal(one, other); /* other weights */
+    int n_tokens = 0, n_bytes = 0, id;
+    for (const char *at = one; *at; at += n_bytes) {
+        if (*at == '\n') at++;
+        if (!*at) break;
+        n_bytes = 0;
+        assert_int_equal(sscanf(at, "<%d>%n", &id, &n_bytes), 1);
+        assert_true(n_bytes > 0 && id >= 0 && id < 300);
+        n_tokens++;
+    }
+    assert_int_equal(n_tokens, N_NEW * N_PROMPTS);
+    assert_int_equal(run(1, "generate", "-m shape:tiny.json -i text.jsonl -o text_out.jsonl"), 3);
+    char *refused = read_text("text_out.jsonl");
+    says(refused, "a prompt is a list of token ids");
+    free(refused);
+}
+
 int main(int argc, char **argv) {
     if (!cli_take(argc, argv)) return 2;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(steps_on_one_rank),         cmocka_unit_test(steps_on_several_ranks),
-        cmocka_unit_test(attention_on_one_rank),     cmocka_unit_test(messages_between_three_ranks),
+        cmocka_unit_test(steps_on_one_rank),
+        cmocka_unit_test(steps_on_several_ranks),
+        cmocka_unit_test(attention_on_one_rank),
+        cmocka_unit_test(messages_between_three_ranks),
         cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(a_shape_answers_prompts_of_ids),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }

@@ -393,7 +393,7 @@ static void unbuilt_parts_are_refused_by_name(void **state) {
         "--model-width 2", "--replicas 2",        "--groups 2",      "--no-prefix-cache",
         "--slots 3",       "--prefill model",     "--shares equal",  "--shares 1,2,1",
         "--wire nccl",     "--wire device",       "--model-ranks 2", "--no-cache",
-        "-m shape:8x64",   "--partition tokens=2"};
+        "--partition tokens=2"};
     for (size_t index = 0; index < sizeof refused / sizeof *refused; index++) {
         struct options options;
         struct line line;

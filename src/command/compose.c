@@ -61,6 +61,26 @@ static void open_model(struct run *run, struct fault *fault) {
     service_open(&run->service, &run->program);
 }
 
+bool compose_text(const struct source *source, const struct model *model,
+                  const struct options *options, struct tokenizer **tokenizer,
+                  const struct chat_template **chat_template, struct fault *template_fault,
+                  struct fault *fault) {
+    if (source->made) {
+        tokenizer_open_numbers(tokenizer, model->vocabulary);
+    } else if (!tokenizer_open(tokenizer, &source->gguf, fault)) {
+        return false;
+    }
+    if (options->chat_template)
+        return template_find_name(chat_template, options->chat_template, fault);
+    if (source->made) {
+        fault_user(template_fault, "%s is a shape and has no vocabulary: prompts are token ids",
+                   options->model);
+    } else {
+        template_find(chat_template, &source->gguf, template_fault);
+    }
+    return true;
+}
+
 /* Attention ranks learn the program's messages and shapes; all learn the partition. */
 static void share_service(struct run *run) {
     double seconds = run->options->deadline_s;

@@ -86,6 +86,14 @@ void compose_close(struct run *run);
 
 bool compose_is_model(const struct run *run);
 
+/* The tokenizer and the chat template of a model: those of its file, and the template that the
+ * options name. Without a template *template_fault says why, for requests that want one. The
+ * tokenizer is the caller's to close. */
+bool compose_text(const struct source *source, const struct model *model,
+                  const struct options *options, struct tokenizer **tokenizer,
+                  const struct chat_template **chat_template, struct fault *template_fault,
+                  struct fault *fault);
+
 /* All wires of this build, *n of them. */
 const struct wire_ops *const *compose_wires(int *n);
 

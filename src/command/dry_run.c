@@ -17,6 +17,7 @@
 
 #include "budget.h"
 #include "checkpoint_folder.h"
+#include "compose.h"
 #include "line_reader.h"
 #include "log.h"
 #include "model.h"
@@ -142,12 +143,9 @@ static bool find_pages(struct dry_run *dry, struct fault *fault) {
 
 static bool open_text(struct dry_run *dry, struct fault *fault) {
     const struct options *options = dry->options;
-    if (!tokenizer_open(&dry->tokenizer, &dry->source.gguf, fault)) return false;
-    if (options->chat_template) {
-        if (!template_find_name(&dry->chat_template, options->chat_template, fault)) return false;
-    } else {
-        template_find(&dry->chat_template, &dry->source.gguf, &dry->template_fault);
-    }
+    if (!compose_text(&dry->source, &dry->model, options, &dry->tokenizer, &dry->chat_template,
+                      &dry->template_fault, fault))
+        return false;
     dry->rules = (struct request_rules){
         .tokenizer = dry->tokenizer,
         .chat_template = dry->chat_template,
@@ -163,7 +161,7 @@ static bool open_text(struct dry_run *dry, struct fault *fault) {
 
 static bool open_results(struct dry_run *dry, struct fault *fault) {
     char fingerprint[33];
-    gguf_fingerprint(&dry->source.gguf, fingerprint);
+    source_fingerprint(&dry->source, &dry->model, fingerprint);
     if (dry->options->checkpoint && !checkpoint_folder_check(dry->options, fault)) return false;
     return results_look(&dry->results, dry->options, fingerprint, fault);
 }

@@ -53,12 +53,10 @@ static void open_text(struct run *run, struct fault *fault) {
     const struct options *options = run->options;
     if (!run->topology.leader) return;
     char fingerprint[33];
-    gguf_fingerprint(&run->source.gguf, fingerprint);
-    if (!tokenizer_open(&run->tokenizer, &run->source.gguf, fault)) return;
-    bool found = options->chat_template
-                     ? template_find_name(&run->chat_template, options->chat_template, fault)
-                     : template_find(&run->chat_template, &run->source.gguf, &run->template_fault);
-    if (!found && options->chat_template) return;
+    source_fingerprint(&run->source, &run->model, fingerprint);
+    if (!compose_text(&run->source, &run->model, options, &run->tokenizer, &run->chat_template,
+                      &run->template_fault, fault))
+        return;
     if (options->checkpoint && !checkpoint_folder_check(options, fault)) return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
     if (options->resume && !results_all_answered(run->results, &run->all_answered, fault)) return;
@@ -131,7 +129,7 @@ static char *describe_config(const struct run *run) {
 static void open_trace(struct run *run, struct fault *fault) {
     char fingerprint[33] = "", *config = NULL;
     if (run->topology.leader) {
-        gguf_fingerprint(&run->source.gguf, fingerprint);
+        source_fingerprint(&run->source, &run->model, fingerprint);
         config = describe_config(run);
     }
     struct trace_options options = {.options = run->options,

@@ -33,10 +33,7 @@ static bool refuse(const struct reading *reading, const char *value, const char 
 }
 
 static bool read_text(const struct reading *reading, const char *value, const char **out) {
-    const struct option_row *row = reading->row;
     if (!*value) return refuse(reading, value, "something that is not empty");
-    if (row->refused && !strncmp(value, row->refused, strlen(row->refused)))
-        return options_refuse_unbuilt(row, value, row->refused_as, reading->fault);
     *out = value;
     return true;
 }

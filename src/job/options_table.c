@@ -81,16 +81,12 @@ static const struct option_choice time_limits[] = {{"auto", TIME_LIMIT_AUTO, NUL
 /* clang-format off */
 static const struct option_row rows[] = {
     /* ---- files ---- */
-    {.name = "model", .letter = 'm', .group = GROUP_FILES, .commands = FOR_GENERATE,
-     .kind = OPTION_TEXT, .argument = "FILE", TARGET(model),
-     .help = "model file (GGUF); any part of a split one", .also = "model-path hf-model",
-     .refused = "shape:", .refused_as = "answer requests of token ids by a model of given "
-     "dimensions (lamina bench takes one)"},
     {.name = "model", .letter = 'm', .group = GROUP_FILES,
-     .commands = FOR_SLICES | FOR_INSPECT | FOR_LENGTHS, .kind = OPTION_TEXT,
+     .commands = FOR_GENERATE | FOR_SLICES | FOR_INSPECT | FOR_LENGTHS, .kind = OPTION_TEXT,
      .argument = "FILE|shape:SHAPE", TARGET(model),
      .help = "model file (GGUF), any part of a split one; or a shape: llama-3-8b, others in the "
-             "man page, or a config.json"},
+             "man page, or a config.json",
+     .also = "model-path hf-model"},
     {.name = "input", .letter = 'i', .group = GROUP_FILES, .commands = FOR_GENERATE,
      .kind = OPTION_FILES, .argument = "FILE...", .target = NO_TARGET,
      .help = "requests: OpenAI Batch JSONL, simple JSONL or .txt; several files in order; - is "

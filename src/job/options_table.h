@@ -76,8 +76,6 @@ struct option_row {
     const char *unbuilt;    /* what it is to do ("split ..."): the option is refused by name */
     double built_most;      /* OPTION_INT: larger values are refused by name; 0: no such bound */
     const char *beyond;     /* what larger values (OPTION_CHOICE: other words) are to do */
-    const char *refused;    /* OPTION_TEXT: a value that begins so is refused by name ... */
-    const char *refused_as; /* ... as what that is to do */
 };
 
 /* All rows; *n of them. Rows of a group stand together, in the order of help. */

@@ -2,9 +2,12 @@
  * source.h. */
 #include "source.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "check.h"
 
@@ -21,6 +24,30 @@ bool source_open(struct source *source, struct model *model, const char *name, u
 void source_close(struct source *source) {
     gguf_close(&source->gguf);
     *source = (struct source){0};
+}
+
+/* Everything that decides what a shape computes, as text. */
+static void shape_fingerprint(const struct shape *shape, const struct model *model, char hex[33]) {
+    char text[512];
+    int n = snprintf(text, sizeof text,
+                     "%s %d %d %d %d %d %d %d %d %d %a %a %a %d %d %d %" PRIu64 " %a %a %a %a",
+                     model->family->architecture, model->n_layers, model->hidden, model->ffn,
+                     model->n_heads, model->n_kv_heads, model->head_dim, model->vocabulary,
+                     model->context, model->n_rotated, (double)model->norm_eps,
+                     (double)model->rope_base, (double)model->rope_scale, model->rope_factors,
+                     model->tied, (int)shape->type, shape->seed, shape->factors.factor,
+                     shape->factors.low, shape->factors.high, shape->factors.original_context);
+    REQUIRE(n > 0 && (size_t)n < sizeof text, "a shape of %d bytes", n);
+    XXH128_hash_t digest = XXH3_128bits(text, (size_t)n);
+    snprintf(hex, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)digest.high64, (uint64_t)digest.low64);
+}
+
+void source_fingerprint(const struct source *source, const struct model *model, char hex[33]) {
+    if (source->made) {
+        shape_fingerprint(&source->shape, model, hex);
+    } else {
+        gguf_fingerprint(&source->gguf, hex);
+    }
 }
 
 size_t source_tensor_bytes(const struct tensor *tensor) {

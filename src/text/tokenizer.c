@@ -9,6 +9,7 @@
  *
  * Source: the GGUF specification's tokenizer keys; defaults where a file is silent as in llama.cpp.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -184,6 +185,26 @@ bool tokenizer_open(struct tokenizer **tokenizer, const struct gguf *gguf, struc
     return true;
 }
 
+void tokenizer_open_numbers(struct tokenizer **tokenizer, int n_tokens) {
+    enum { MOST_BYTES = sizeof "<2147483647>" };
+    struct tokenizer *opened = check_alloc(1, sizeof *opened);
+    struct vocabulary *vocabulary = &opened->vocabulary;
+    size_t n = (size_t)n_tokens, at = 0;
+    opened->script = SCRIPT_NUMBERS;
+    opened->bos = opened->eos = -1;
+    opened->special = check_alloc(n, sizeof *opened->special);
+    vocabulary->n_tokens = n_tokens;
+    vocabulary->unknown_token = -1;
+    vocabulary->piece = check_alloc(n, sizeof *vocabulary->piece);
+    vocabulary->bytes = check_alloc(n, MOST_BYTES);
+    for (int id = 0; id < n_tokens; id++) {
+        int n_bytes = snprintf(vocabulary->bytes + at, MOST_BYTES, "<%d>", id);
+        vocabulary->piece[id] = (struct gguf_string){vocabulary->bytes + at, (size_t)n_bytes};
+        at += (size_t)n_bytes;
+    }
+    *tokenizer = opened;
+}
+
 void tokenizer_close(struct tokenizer *tokenizer) {
     if (!tokenizer) return;
     merge_close(&tokenizer->work);
@@ -254,6 +275,10 @@ static bool encode_valid(struct tokenizer *tokenizer, const char *text, size_t n
 bool tokenizer_encode(struct tokenizer *tokenizer, const char *text, size_t n_bytes,
                       bool parse_special, struct token_list *list, struct fault *fault) {
     size_t bad_byte, n_before = list->n;
+    if (tokenizer->script == SCRIPT_NUMBERS)
+        return fault_user(fault,
+                          "the model is a shape and has no vocabulary: a prompt is a list of "
+                          "token ids");
     if (n_bytes > MAX_TEXT_BYTES) {
         return fault_user(fault, "text of %zu bytes is longer than the %d that can be tokenised",
                           n_bytes, MAX_TEXT_BYTES);

@@ -26,8 +26,8 @@ enum token_type {
     TOKEN_BYTE = 6
 };
 
-/* How written forms become pieces. */
-enum token_script { SCRIPT_BYTE_LEVEL, SCRIPT_SENTENCEPIECE };
+/* How written forms become pieces; SCRIPT_NUMBERS: there are none. */
+enum token_script { SCRIPT_BYTE_LEVEL, SCRIPT_SENTENCEPIECE, SCRIPT_NUMBERS };
 
 struct vocabulary {
     int32_t n_tokens;
