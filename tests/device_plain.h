@@ -158,12 +158,13 @@ struct subjects {
     struct subject at[MOST_SUBJECTS];
 };
 
-/* Open every device in every way that this processor has. */
+/* Open every device in every way that this processor has, or only the one that gpu_run names. */
 static inline struct subjects subjects_open(const struct device_limits *limits) {
     struct subjects all = {0};
+    const char *only = getenv("LAMINA_TEST_DEVICE");
     for (size_t kind = 0; kind < sizeof tested / sizeof *tested; kind++) {
         const struct tested *row = &tested[kind];
-        if (row->ops->count() == 0) continue;
+        if (row->ops->count() == 0 || (only && strcmp(only, row->ops->name) != 0)) continue;
         for (int way = 0; way < row->n_isas * row->most_threads; way++) {
             struct device_options options = {
                 .n_threads = way % row->most_threads + 1,
