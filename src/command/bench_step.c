@@ -145,11 +145,11 @@ static int64_t weight_bytes(const struct run *run, int batch) {
         const struct node *node = &graph->node[at];
         if (node->op != OP_EMBED || whole[node->weight]) continue;
         struct tensor table = source_find(&run->source, &graph->weight[node->weight]);
-        n_bytes += (int64_t)run->device_ops->weight_bytes(&table) / table.rows * batch;
+        n_bytes += (int64_t)run->device_ops->weight_bytes(&table, 1) / table.rows * batch;
     }
     for (int at = 0; at < graph->n_weights; at++) {
         struct tensor tensor = source_find(&run->source, &graph->weight[at]);
-        if (whole[at]) n_bytes += (int64_t)run->device_ops->weight_bytes(&tensor);
+        if (whole[at]) n_bytes += (int64_t)run->device_ops->weight_bytes(&tensor, 1);
     }
     free(whole);
     return n_bytes;

@@ -10,7 +10,7 @@ size_t weights_bytes(const struct graph *graph, const struct source *source,
     size_t n_bytes = 0;
     for (int at = 0; at < graph->n_weights; at++) {
         struct tensor tensor = source_find(source, &graph->weight[at]);
-        n_bytes += ops->weight_bytes(&tensor);
+        n_bytes += ops->weight_bytes(&tensor, 1);
     }
     return n_bytes;
 }
@@ -18,7 +18,7 @@ size_t weights_bytes(const struct graph *graph, const struct source *source,
 static struct weight *load_one(struct weights *weights, const struct graph_weight *wanted,
                                const struct source *source) {
     struct tensor tensor = source_take(source, wanted);
-    struct weight *weight = weights->ops->load(weights->device, &tensor);
+    struct weight *weight = weights->ops->load(weights->device, &tensor, 1);
     weights->file_bytes += source_tensor_bytes(&tensor);
     source_release(source, &tensor);
     return weight;
