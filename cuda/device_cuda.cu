@@ -216,11 +216,18 @@ static int64_t free_bytes(const struct device_options *options) {
     return (int64_t)n_free;
 }
 
+static int count_rows(const struct tensor *part, int n_parts) {
+    int n_rows = 0;
+    for (int at = 0; at < n_parts; at++)
+        n_rows += part[at].rows;
+    return n_rows;
+}
+
 /* (rows, columns) padded to multiples of 8, bf16; a vector besides. */
-static size_t weight_bytes(const struct tensor *tensor) {
-    size_t columns = (size_t)tensor->columns, stride = (columns + 7) / 8 * 8;
-    return (size_t)tensor->rows * stride * sizeof(__nv_bfloat16) +
-           (tensor->rows == 1 ? columns * sizeof(float) : 0);
+static size_t weight_bytes(const struct tensor *part, int n_parts) {
+    size_t rows = (size_t)count_rows(part, n_parts);
+    size_t columns = (size_t)part->columns, stride = (columns + 7) / 8 * 8;
+    return rows * stride * sizeof(__nv_bfloat16) + (rows == 1 ? columns * sizeof(float) : 0);
 }
 
 static bool cuda_open(struct device **opened, const struct device_options *options,
@@ -318,10 +325,11 @@ static void unpack_rows(const struct tensor *tensor, int first, int n, __nv_bflo
     }
 }
 
-static void load_matrix(struct device *device, struct weight *weight, const struct tensor *tensor) {
-    size_t stride = (size_t)weight->stride, n;
-    REQUIRE(check_multiply((size_t)tensor->rows, stride, &n), "%s is too large", tensor->name);
-    CHECK_CUDA(cudaMalloc((void **)&weight->matrix, n * sizeof *weight->matrix));
+/* A tensor into the rows of the matrix from `to` on. */
+static void load_rows(struct device *device, struct weight *weight, int to,
+                      const struct tensor *tensor) {
+    size_t stride = (size_t)weight->stride;
+    __nv_bfloat16 *matrix = weight->matrix + (size_t)to * stride;
     int n_rows = PIECE_ELEMENTS / weight->stride + 1;
     if (n_rows > tensor->rows) n_rows = tensor->rows;
     size_t piece = (size_t)n_rows * stride;
@@ -330,12 +338,25 @@ static void load_matrix(struct device *device, struct weight *weight, const stru
     for (int first = 0; first < tensor->rows; first += n_rows) {
         int these = first + n_rows < tensor->rows ? n_rows : tensor->rows - first;
         unpack_rows(tensor, first, these, pinned, weight->stride);
-        CHECK_CUDA(cudaMemcpyAsync(weight->matrix + (size_t)first * stride, pinned,
+        CHECK_CUDA(cudaMemcpyAsync(matrix + (size_t)first * stride, pinned,
                                    (size_t)these * stride * sizeof *pinned, cudaMemcpyHostToDevice,
                                    device->stream));
         CHECK_CUDA(cudaStreamSynchronize(device->stream));
     }
     CHECK_CUDA(cudaFreeHost(pinned));
+}
+
+static void load_matrix(struct device *device, struct weight *weight, const struct tensor *part,
+                        int n_parts) {
+    size_t n;
+    REQUIRE(check_multiply((size_t)weight->rows, (size_t)weight->stride, &n), "%s is too large",
+            part->name);
+    CHECK_CUDA(cudaMalloc((void **)&weight->matrix, n * sizeof *weight->matrix));
+    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows) {
+        REQUIRE(part[at].columns == weight->columns, "%s: %d columns beside %d", part[at].name,
+                part[at].columns, weight->columns);
+        load_rows(device, weight, to, &part[at]);
+    }
 }
 
 static void load_vector(struct weight *weight, const struct tensor *tensor) {
@@ -347,14 +368,14 @@ static void load_vector(struct weight *weight, const struct tensor *tensor) {
     free(row);
 }
 
-/* A tensor of one row may serve as a vector or as a matrix: it is kept as both. */
-static struct weight *load(struct device *device, const struct tensor *tensor) {
+/* A weight of one row may serve as a vector or as a matrix: it is kept as both. */
+static struct weight *load(struct device *device, const struct tensor *part, int n_parts) {
     struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
-    weight->rows = tensor->rows;
-    weight->columns = tensor->columns;
-    weight->stride = (tensor->columns + 7) / 8 * 8;
-    if (tensor->rows == 1) load_vector(weight, tensor);
-    load_matrix(device, weight, tensor);
+    weight->rows = count_rows(part, n_parts);
+    weight->columns = part->columns;
+    weight->stride = (part->columns + 7) / 8 * 8;
+    if (weight->rows == 1) load_vector(weight, part);
+    load_matrix(device, weight, part, n_parts);
     return weight;
 }
 
@@ -396,6 +417,7 @@ static struct device_ops make_ops(void) {
     struct device_ops ops = {};
     ops.name = "cuda";
     ops.activation = ELEMENT_BF16;
+    ops.joins_weights = true;
     ops.count = count;
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;

@@ -143,6 +143,9 @@ struct device_options {
 struct device_ops {
     const char *name;        /* "cpu" */
     enum element activation; /* of values between operators; logits are f32 everywhere */
+    /* Matmuls of one input are wanted as one, their weights joined: where starting a matmul costs
+     * as much as one of few rows does, and taller weights are read faster. */
+    bool joins_weights;
 
     /* How many of the kind this host shows; 0: none, or not built. */
     int (*count)(void);
@@ -170,10 +173,12 @@ struct device_ops {
     /* A value is ready for scatter when all that was enqueued before its seal is done (rule 5). */
     void (*seal)(struct device *device, const struct value *value);
 
-    /* Bytes that load takes for a tensor, whose data is not looked at. */
-    size_t (*weight_bytes)(const struct tensor *tensor);
-    /* Bring a tensor into the device's own layout. `data` may be released afterwards. */
-    struct weight *(*load)(struct device *device, const struct tensor *tensor);
+    /* Bytes that load takes for these tensors, whose data is not looked at. */
+    size_t (*weight_bytes)(const struct tensor *part, int n_parts);
+    /* Bring a weight into the device's own layout: a tensor, or several of as many columns, one
+     * behind another in rows. These may be stored in different types where the device joins
+     * weights, elsewhere not. `data` may be released afterwards. */
+    struct weight *(*load)(struct device *device, const struct tensor *part, int n_parts);
     void (*unload)(struct device *device, struct weight *weight);
     /* Sines and cosines of positions 0..n_positions-1: frequency i is base^(-2i/n_rotated) /
      * factor[i] (factor NULL: 1), times scale. Computed in double. Released with unload. */

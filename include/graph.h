@@ -31,10 +31,14 @@ enum op {
 };
 const char *op_name(enum op op);
 
-/* A weight as the graph needs it: (rows, columns), columns innermost; vectors have rows = 1. */
+/* A weight as the graph needs it: (rows, columns), columns innermost; vectors have rows = 1. It is
+ * the model's tensor of that name, or joined of several. */
 struct graph_weight {
     char name[64];
     int rows, columns;
+    int n_parts;               /* of a joined weight; 0: it is a tensor */
+    struct graph_weight *part; /* (n_parts) tensors, owned: matrices stand one behind another in
+                                  rows, those of a vector in columns */
 };
 
 struct rope {
@@ -79,14 +83,24 @@ struct graph {
     int n_weights, weight_capacity;
     struct graph_weight *weight;
     int n_attention;
-    int element_bytes; /* of an activation: 4 on CPU ranks, 2 on GPU ranks (bf16) */
+    int element_bytes; /* as the options have them */
+    bool joins_weights;
 };
 
-void graph_open(struct graph *graph, int element_bytes);
+/* What the device that computes a graph wants of it. */
+struct graph_options {
+    int element_bytes;  /* of an activation: 4 on CPU ranks, 2 on GPU ranks (bf16) */
+    bool joins_weights; /* families write matmuls of one input as one, of joined weights */
+};
+
+void graph_open(struct graph *graph, struct graph_options options);
 void graph_close(struct graph *graph);
 
 /* Index of the weight called `name`, added when new; a second use must have the same shape. */
 int graph_weight(struct graph *graph, const char *name, int rows, int columns);
+/* The same of a weight joined of `n_parts` tensors, which are copied; it is new. */
+int graph_joined_weight(struct graph *graph, const char *name, int rows, int columns,
+                        const struct graph_weight *part, int n_parts);
 
 /* The operators. `name` labels the node; `weight` and `bias` come from graph_weight. */
 int graph_ids(struct graph *graph);

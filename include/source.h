@@ -1,7 +1,7 @@
 /* source.h - where a model comes from: a file, or a shape whose weights are made up.
  *
  * Who loads weights asks here and need not know which it is. A tensor is held by the source from
- * take to release, one at a time, so that a model is never in memory twice.
+ * take to release, those of one weight at a time, so that a model is never in memory twice.
  */
 #ifndef LAMINA_SOURCE_H
 #define LAMINA_SOURCE_H
@@ -24,8 +24,8 @@ bool source_open(struct source *source, struct model *model, const char *name, u
                  struct fault *fault);
 void source_close(struct source *source);
 
-/* How `weight` is stored; its data is NULL. REQUIREs that the source has it (source_open saw to
- * that for a model's own graph). The name is the weight's. */
+/* How `weight`, a tensor, is stored; its data is NULL. REQUIREs that the source has it (source_open
+ * saw to that for a model's own graph). The name is the weight's. */
 struct tensor source_find(const struct source *source, const struct graph_weight *weight);
 
 /* The same with its data, until release. */

@@ -15,13 +15,16 @@ struct weights {
     size_t file_bytes;      /* of the tensors loaded, as stored */
 };
 
+/* Bytes the device `ops` would hold a weight of the graph in; all of them (pure). */
+size_t weights_bytes_of(const struct graph_weight *weight, const struct source *source,
+                        const struct device_ops *ops);
+size_t weights_bytes(const struct graph *graph, const struct source *source,
+                     const struct device_ops *ops);
+
 /* Load every weight that `graph`, the source's model, names. Sines and cosines reach `context`
  * positions. */
 void weights_open(struct weights *weights, const struct graph *graph, const struct source *source,
                   const struct device_ops *ops, struct device *device, int context);
-/* Bytes the device `ops` would hold them in (pure). */
-size_t weights_bytes(const struct graph *graph, const struct source *source,
-                     const struct device_ops *ops);
 void weights_close(struct weights *weights);
 
 #endif

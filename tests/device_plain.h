@@ -321,7 +321,7 @@ static inline void activation_read(const struct subject *subject, const struct v
 static inline struct weight *load_floats(const struct subject *subject, int rows, int columns,
                                          const float *from) {
     struct tensor tensor = {"test", QUANT_F32, rows, columns, from};
-    return subject->ops->load(subject->device, &tensor);
+    return subject->ops->load(subject->device, &tensor, 1);
 }
 
 #endif

@@ -50,19 +50,24 @@ static void list_wait(void *of, double seconds) {
 /* ---- who answers ------------------------------------------------------------------------------
  */
 
-void rig_model_open(struct rig_model *model, const char *path, int context) {
+void rig_model_open_as(struct rig_model *model, const char *path, int context, bool joins_weights) {
     struct fault fault = {0};
     struct device_options loader = {.n_threads = 1};
     *model = (struct rig_model){.context = context};
     if (!source_open(&model->source, &model->model, path, 0, &fault) ||
         !device_cpu.open(&model->device, &loader, &fault))
         check_fail("%s", fault.text);
-    graph_open(&model->graph, (int)sizeof(float));
+    graph_open(&model->graph, (struct graph_options){.element_bytes = (int)sizeof(float),
+                                                     .joins_weights = joins_weights});
     model_write_graph(&model->graph, &model->model);
     program_open(&model->cut, &model->graph, false);
     program_open(&model->whole, &model->graph, true);
     weights_open(&model->weights, &model->graph, &model->source, &device_cpu, model->device,
                  context);
+}
+
+void rig_model_open(struct rig_model *model, const char *path, int context) {
+    rig_model_open_as(model, path, context, false);
 }
 
 void rig_model_close(struct rig_model *model) {

@@ -58,6 +58,8 @@ struct rig_model {
 
 /* Ends the test when the file is not a model. `context` is that of all runs. */
 void rig_model_open(struct rig_model *model, const char *path, int context);
+/* The same with a graph of joined weights, whose parts are stored in one type each. */
+void rig_model_open_as(struct rig_model *model, const char *path, int context, bool joins_weights);
 void rig_model_close(struct rig_model *model);
 
 /* One layout over a communicator of 1 + heads * sequences ranks; heads 0: colocated, and no MPI

@@ -61,19 +61,35 @@ static void assert_kept(const struct program *program, int gap, const char *name
 
 /* ---- families */
 
-static const char ffn_half[] = "<OUT attn_output attn_add ffn_norm ffn_gate ffn_up ffn_swiglu "
-                               "ffn_down ffn_add";
+/* Bytes a row of the messages of each gap. */
+static void assert_messages(const struct program *program, size_t q, size_t k, size_t v,
+                            size_t out) {
+    const struct graph *graph = program->graph;
+    for (int gap = 0; gap < program->n_slices - 1; gap++) {
+        assert_int_equal(program->slice[gap].n_attention, 1);
+        int attention = program->slice[gap].attention[0];
+        const int *qkv = graph->node[attention].input;
+        assert_int_equal(graph_row_bytes(graph, qkv[0]), q);
+        assert_int_equal(graph_row_bytes(graph, qkv[1]), k);
+        assert_int_equal(graph_row_bytes(graph, qkv[2]), v);
+        assert_int_equal(graph_row_bytes(graph, attention), out);
+    }
+}
 
-static void check_family(void (*write)(struct graph *, const struct model *), const char *qkv) {
-    char expected[1024];
+/* `qkv` and `ffn`: the steps between a layer's input and its KV, and between attention and down. */
+static void check_family(void (*write)(struct graph *, const struct model *), bool joins_weights,
+                         const char *qkv, const char *ffn) {
+    char expected[1024], ffn_half[256];
     struct model model = small_model(3);
     struct graph graph;
     struct program program;
-    graph_open(&graph, 4);
+    graph_open(&graph, (struct graph_options){.element_bytes = 4, .joins_weights = joins_weights});
     write(&graph, &model);
     assert_int_equal(graph.n_attention, 3);
     program_open(&program, &graph, false);
     assert_int_equal(program.n_slices, 4);
+    snprintf(ffn_half, sizeof ffn_half,
+             "<OUT attn_output attn_add ffn_norm %s ffn_swiglu ffn_down ffn_add", ffn);
     snprintf(expected, sizeof expected, "token_embd %s", qkv);
     assert_slice(&program, 0, expected);
     snprintf(expected, sizeof expected, "%s %s", ffn_half, qkv);
@@ -86,27 +102,37 @@ static void check_family(void (*write)(struct graph *, const struct model *), co
     assert_kept(&program, 2, "blk.1.ffn_add", HIDDEN * 4);
     assert_int_equal(program.slice[3].n_kept, 0);
     assert_int_equal(program.slice[3].n_attention, 0);
+    assert_messages(&program, 9 * 24 * 4, 3 * 24 * 4, 3 * 24 * 4, 9 * 24 * 4);
     walk_program(&program);
     program_close(&program);
     graph_close(&graph);
 }
 
+static void check_both(void (*write)(struct graph *, const struct model *), const char *plain,
+                       const char *joined) {
+    check_family(write, false, plain, "ffn_gate ffn_up");
+    check_family(write, true, joined, "ffn_gate_up ffn_gate ffn_up");
+}
+
 static void llama_keeps_the_residual(void **state) {
     (void)state;
-    check_family(family_llama_write,
-                 "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV");
+    check_both(family_llama_write, "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV",
+               "attn_norm attn_qkv attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV");
 }
 
 static void qwen2_keeps_the_residual(void **state) {
     (void)state;
-    check_family(family_qwen2_write,
-                 "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV");
+    check_both(family_qwen2_write, "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV",
+               "attn_norm attn_qkv attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV");
 }
 
 static void qwen3_keeps_the_residual(void **state) {
     (void)state;
-    check_family(family_qwen3_write, "attn_norm attn_q attn_q_norm attn_q_rope >Q attn_k attn_v "
-                                     "attn_k_norm attn_k_rope >KV");
+    check_both(family_qwen3_write,
+               "attn_norm attn_q attn_q_norm attn_q_rope >Q attn_k attn_v attn_k_norm attn_k_rope "
+               ">KV",
+               "attn_norm attn_qkv attn_q attn_q_norm attn_q_rope >Q attn_k attn_v attn_k_norm "
+               "attn_k_rope >KV");
 }
 
 static void ropes_and_biases_are_the_familys(void **state) {
@@ -123,7 +149,7 @@ static void ropes_and_biases_are_the_familys(void **state) {
         struct model model = small_model(1);
         struct graph graph;
         model.rope_factors = true;
-        graph_open(&graph, 4);
+        graph_open(&graph, (struct graph_options){.element_bytes = 4});
         family[which].write(&graph, &model);
         int n_ropes = 0, n_biases = 0;
         for (int node = 0; node < graph.n_nodes; node++) {
@@ -145,7 +171,7 @@ static void colocated_is_the_ordinary_order(void **state) {
     struct model model = small_model(1);
     struct graph graph;
     struct program program;
-    graph_open(&graph, 4);
+    graph_open(&graph, (struct graph_options){.element_bytes = 4});
     family_llama_write(&graph, &model);
     program_open(&program, &graph, true);
     assert_int_equal(program.n_slices, 1);
@@ -165,7 +191,7 @@ static void deeper_models_need_no_larger_arena(void **state) {
         struct model model = small_model(deep ? 40 : 4);
         struct graph graph;
         struct program program;
-        graph_open(&graph, 4);
+        graph_open(&graph, (struct graph_options){.element_bytes = 4});
         family_llama_write(&graph, &model);
         program_open(&program, &graph, false);
         row_bytes[deep] = program.row_bytes;
@@ -198,7 +224,7 @@ static int norm(struct graph *graph, const char *name, int x) {
 }
 
 static int embed(struct graph *graph) {
-    graph_open(graph, 4);
+    graph_open(graph, (struct graph_options){.element_bytes = 4});
     int weight = graph_weight(graph, "embed.weight", VOCABULARY, HIDDEN);
     return graph_embed(graph, "embed", graph_ids(graph), weight);
 }
@@ -385,7 +411,7 @@ static void text_folds_and_counts(void **state) {
     struct graph graph;
     struct program program;
     char expected[256];
-    graph_open(&graph, 4);
+    graph_open(&graph, (struct graph_options){.element_bytes = 4});
     family_llama_write(&graph, &model);
     program_open(&program, &graph, false);
     char *text = print(&program, 2, false);

@@ -46,28 +46,34 @@ struct matmul_case {
     float *bare, *biased;  /* (MOST_ROWS, rows) expected, without and with bias */
 };
 
+/* What weight and bias should make of x. */
+static void case_expect(struct matmul_case *c) {
+    size_t n_out = (size_t)MOST_ROWS * (size_t)c->rows;
+    c->bare = take(n_out, sizeof(float));
+    c->biased = take(n_out, sizeof(float));
+    for (int row = 0; row < MOST_ROWS; row++) {
+        for (int column = 0; column < c->rows; column++) {
+            const float *x = c->x + (size_t)row * (size_t)c->columns;
+            const float *w = c->weight + (size_t)column * (size_t)c->columns;
+            float y = 0;
+            for (int k = 0; k < c->columns; k++)
+                y = fmaf(x[k], w[k], y);
+            c->bare[row * c->rows + column] = y;
+            c->biased[row * c->rows + column] = y + c->bias[column];
+        }
+    }
+}
+
 static struct matmul_case case_open(enum quant type, int rows, int columns, float largest) {
     struct dice dice = {(uint64_t)type * 1000003 + (uint64_t)rows * 1009 + (uint64_t)columns};
-    size_t n_weights = (size_t)rows * (size_t)columns, n_out = (size_t)MOST_ROWS * (size_t)rows;
+    size_t n_weights = (size_t)rows * (size_t)columns;
     struct matmul_case c = {.type = type, .rows = rows, .columns = columns};
     c.blocks = roll_blocks(&dice, type, n_weights, largest);
     c.weight = take(n_weights, sizeof(float));
     quant_types[type].unpack(c.blocks, n_weights, c.weight);
     c.bias = roll_floats(&dice, (size_t)rows, -3, 3);
     c.x = roll_floats(&dice, (size_t)MOST_ROWS * (size_t)columns, -2, 2);
-    c.bare = take(n_out, sizeof(float));
-    c.biased = take(n_out, sizeof(float));
-    for (int row = 0; row < MOST_ROWS; row++) {
-        for (int column = 0; column < rows; column++) {
-            const float *x = c.x + (size_t)row * (size_t)columns;
-            const float *w = c.weight + (size_t)column * (size_t)columns;
-            float y = 0;
-            for (int k = 0; k < columns; k++)
-                y = fmaf(x[k], w[k], y);
-            c.bare[row * rows + column] = y;
-            c.biased[row * rows + column] = y + c.bias[column];
-        }
-    }
+    case_expect(&c);
     return c;
 }
 
@@ -108,9 +114,8 @@ static void check_rows(const struct subject *subject, const struct matmul_case *
 }
 
 static void check_case(const struct subject *subject, const struct matmul_case *c,
-                       const int *n_rows, int n_counts) {
-    struct tensor tensor = {"test", c->type, c->rows, c->columns, c->blocks};
-    struct weight *weight = subject->ops->load(subject->device, &tensor);
+                       const struct tensor *part, int n_parts, const int *n_rows, int n_counts) {
+    struct weight *weight = subject->ops->load(subject->device, part, n_parts);
     struct weight *bias = load_floats(subject, 1, c->rows, c->bias);
     for (int count = 0; count < n_counts; count++) {
         /* begin elsewhere each time: a row must not notice where it stands */
@@ -124,8 +129,9 @@ static void check_case(const struct subject *subject, const struct matmul_case *
 static void check_shape(const struct subjects *subjects, enum quant type, int rows, int columns,
                         const int *n_rows, int n_counts) {
     struct matmul_case c = case_open(type, rows, columns, 0.125f);
+    struct tensor tensor = {"test", type, rows, columns, c.blocks};
     for (int at = 0; at < subjects->n; at++)
-        check_case(&subjects->at[at], &c, n_rows, n_counts);
+        check_case(&subjects->at[at], &c, &tensor, 1, n_rows, n_counts);
     case_close(&c);
 }
 
@@ -191,6 +197,51 @@ static void narrow_weights(void **state) {
     subjects_close(&subjects);
 }
 
+/* A weight joined of three tensors, on the devices that take such types together. */
+static void check_joined(const struct subjects *subjects, const enum quant type[3]) {
+    enum { COLUMNS = 768, TALLEST = 40 };
+    static const int rows[3] = {TALLEST, 9, 18};
+    struct matmul_case part[3], c = {.type = type[0], .columns = COLUMNS};
+    struct tensor tensor[3];
+    c.weight = take((size_t)3 * TALLEST * COLUMNS, sizeof *c.weight);
+    for (int at = 0; at < 3; c.rows += rows[at++]) {
+        part[at] = case_open(type[at], rows[at], COLUMNS, 0.125f);
+        tensor[at] = (struct tensor){"part", type[at], rows[at], COLUMNS, part[at].blocks};
+        memcpy(c.weight + (size_t)c.rows * COLUMNS, part[at].weight,
+               (size_t)rows[at] * COLUMNS * sizeof *c.weight);
+    }
+    struct dice dice = {3};
+    c.bias = roll_floats(&dice, (size_t)c.rows, -3, 3);
+    c.x = roll_floats(&dice, (size_t)MOST_ROWS * COLUMNS, -2, 2);
+    case_expect(&c);
+    bool one_type = type[0] == type[1] && type[0] == type[2];
+    for (int at = 0; at < subjects->n; at++) {
+        const struct device_ops *ops = subjects->at[at].ops;
+        if (!one_type && !ops->joins_weights) continue;
+        size_t apart = 0; /* joined weights take what their parts would */
+        for (int one = 0; one < 3; one++)
+            apart += ops->weight_bytes(&tensor[one], 1);
+        assert_int_equal(ops->weight_bytes(tensor, 3), apart);
+        check_case(&subjects->at[at], &c, tensor, 3, few_counts, N_FEW);
+    }
+    for (int at = 0; at < 3; at++)
+        case_close(&part[at]);
+    case_close(&c);
+}
+
+static void weights_joined_of_tensors(void **state) {
+    (void)state;
+    static const enum quant mixed[][3] = {{QUANT_Q4_K, QUANT_Q4_K, QUANT_Q6_K},
+                                          {QUANT_F32, QUANT_BF16, QUANT_F16},
+                                          {QUANT_Q5_1, QUANT_Q8_0, QUANT_Q4_0}};
+    struct subjects subjects = subjects_open(&limits);
+    for (enum quant type = 0; type < QUANT_TYPES; type++)
+        check_joined(&subjects, (const enum quant[3]){type, type, type});
+    for (size_t at = 0; at < sizeof mixed / sizeof *mixed; at++)
+        check_joined(&subjects, mixed[at]);
+    subjects_close(&subjects);
+}
+
 /* More rows than an int holds when they are multiplied by their tiles. */
 static void more_rows_than_tiles_times_rows_fit_an_int(void **state) {
     (void)state;
@@ -248,7 +299,7 @@ static void embed_gives_the_rows_of_the_table(void **state) {
             for (int at = 0; at < subjects.n; at++) {
                 const struct subject *subject = &subjects.at[at];
                 struct tensor tensor = {"table", type, N_IDS, columns, c.blocks};
-                struct weight *table = subject->ops->load(subject->device, &tensor);
+                struct weight *table = subject->ops->load(subject->device, &tensor, 1);
                 struct value out = value_alloc(subject, n_rows, columns);
                 struct rows rows = {
                     .n_rows = n_rows, .id = id, .position = position, .sequence = sequence};
@@ -301,6 +352,7 @@ int main(void) {
         cmocka_unit_test(weights_of_every_height),
         cmocka_unit_test(tall_weights_are_shared_by_threads),
         cmocka_unit_test(narrow_weights),
+        cmocka_unit_test(weights_joined_of_tensors),
         cmocka_unit_test(more_rows_than_tiles_times_rows_fit_an_int),
         cmocka_unit_test(embed_gives_the_rows_of_the_table),
     };

@@ -19,7 +19,7 @@
 enum { IDS, POSITIONS, X };
 
 static void open_graph(struct graph *graph) {
-    graph_open(graph, 4);
+    graph_open(graph, (struct graph_options){.element_bytes = 4});
     assert_int_equal(graph_ids(graph), IDS);
     assert_int_equal(graph_positions(graph), POSITIONS);
     assert_int_equal(graph_embed(graph, "x", IDS, graph_weight(graph, "embed", 100, 24)), X);
@@ -61,6 +61,32 @@ static void calls_are_recorded(void **state) {
     graph.element_bytes = 2;
     assert_int_equal(graph_row_bytes(&graph, y), 80);
     assert_int_equal(graph_row_bytes(&graph, token), 4);
+    graph_close(&graph);
+}
+
+static const struct graph_weight part[] = {{.name = "one", .rows = 8, .columns = 24},
+                                           {.name = "two", .rows = 16, .columns = 24}};
+static const struct graph_weight vector[] = {{.name = "a", .rows = 1, .columns = 8},
+                                             {.name = "b", .rows = 1, .columns = 16}};
+
+static void weights_are_joined(void **state) {
+    (void)state;
+    struct graph graph;
+    open_graph(&graph);
+    int rows = graph_joined_weight(&graph, "rows", 24, 24, part, 2);
+    int columns = graph_joined_weight(&graph, "columns", 1, 24, vector, 2);
+    int pair =
+        graph_joined_weight(&graph, "pair", 2, 8, (struct graph_weight[]){vector[0], vector[0]}, 2);
+    int y = graph_matmul(&graph, "y", X, rows, columns);
+    assert_int_equal(graph.node[y].columns, 24);
+    assert_int_equal(
+        graph.node[graph_matmul(&graph, "z", graph_columns(&graph, "some", y, 0, 8), pair, -1)]
+            .columns,
+        2);
+    assert_int_equal(graph.weight[graph.node[X].weight].n_parts, 0);
+    assert_int_equal(graph.weight[columns].n_parts, 2);
+    assert_string_equal(graph.weight[rows].part[1].name, "two");
+    assert_int_equal(graph.weight[rows].part[1].rows, 16);
     graph_close(&graph);
 }
 
@@ -157,6 +183,22 @@ static void weight_that_is_not_there(struct graph *graph) {
     graph->weight[2] = (struct graph_weight){.name = "stale", .rows = 10, .columns = 24};
     graph_matmul(graph, "bad", X, 2, -1);
 }
+static void parts_of_fewer_rows(struct graph *graph) {
+    graph_joined_weight(graph, "bad", 25, 24, part, 2);
+}
+static void parts_of_other_columns(struct graph *graph) {
+    graph_joined_weight(graph, "bad", 24, 23, part, 2);
+}
+static void parts_of_a_shorter_vector(struct graph *graph) {
+    graph_joined_weight(graph, "bad", 1, 25, vector, 2);
+}
+static void parts_that_are_no_vectors(struct graph *graph) {
+    graph_joined_weight(graph, "bad", 1, 48, part, 2);
+}
+static void weight_joined_twice(struct graph *graph) {
+    graph_joined_weight(graph, "joined", 24, 24, part, 2);
+    graph_joined_weight(graph, "joined", 24, 24, part, 2);
+}
 static void weight_of_nothing(struct graph *graph) {
     graph_weight(graph, "w", 0, 24);
 }
@@ -174,7 +216,7 @@ static void weight_names_that_do_not_fit(struct graph *graph) {
 }
 static void elements_of_three_bytes(struct graph *graph) {
     graph_close(graph);
-    graph_open(graph, 3);
+    graph_open(graph, (struct graph_options){.element_bytes = 3});
 }
 
 /* Exit code of the call in a child without a voice. */
@@ -195,29 +237,20 @@ static int code_of(void (*call)(struct graph *graph)) {
 static void misfits_are_ours(void **state) {
     (void)state;
     void (*const bad[])(struct graph *) = {
-        matmul_of_other_columns,
-        matmul_of_ids,
-        bias_of_other_columns,
-        weight_of_two_shapes,
-        norm_that_does_not_divide,
-        rope_of_other_heads,
-        rope_of_odd_dimensions,
-        rope_by_ids,
-        rope_of_picked_rows,
-        add_of_picked_and_all_rows,
-        add_of_other_columns,
-        columns_past_the_end,
-        attention_with_k_too_wide,
-        heads_that_do_not_divide,
-        sample_of_all_rows,
-        input_from_the_future,
-        embed_of_positions,
-        pick_of_picked_rows,
-        attention_over_picked_rows,
-        weight_that_is_not_there,
-        weight_of_nothing,
-        names_that_do_not_fit,
-        weight_names_that_do_not_fit,
+        matmul_of_other_columns,    matmul_of_ids,
+        bias_of_other_columns,      weight_of_two_shapes,
+        norm_that_does_not_divide,  rope_of_other_heads,
+        rope_of_odd_dimensions,     rope_by_ids,
+        rope_of_picked_rows,        add_of_picked_and_all_rows,
+        add_of_other_columns,       columns_past_the_end,
+        attention_with_k_too_wide,  heads_that_do_not_divide,
+        sample_of_all_rows,         input_from_the_future,
+        embed_of_positions,         pick_of_picked_rows,
+        attention_over_picked_rows, weight_that_is_not_there,
+        parts_of_fewer_rows,        parts_of_other_columns,
+        parts_of_a_shorter_vector,  parts_that_are_no_vectors,
+        weight_joined_twice,        weight_of_nothing,
+        names_that_do_not_fit,      weight_names_that_do_not_fit,
         elements_of_three_bytes,
     };
     for (size_t nth = 0; nth < sizeof bad / sizeof *bad; nth++) {
@@ -228,6 +261,7 @@ static void misfits_are_ours(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(calls_are_recorded),
+        cmocka_unit_test(weights_are_joined),
         cmocka_unit_test(graphs_grow),
         cmocka_unit_test(misfits_are_ours),
     };

@@ -57,7 +57,7 @@ static const struct published {
 static int64_t count_parameters(const struct model *model) {
     struct graph graph;
     int64_t n = 0;
-    graph_open(&graph, 4);
+    graph_open(&graph, (struct graph_options){.element_bytes = 4});
     model_write_graph(&graph, model);
     for (int at = 0; at < graph.n_weights; at++) {
         const struct graph_weight *weight = &graph.weight[at];
@@ -236,7 +236,7 @@ static void weights_depend_on_seed_and_name_alone(void **state) {
     other = shape;
     other.seed = 2;
     struct graph graph;
-    graph_open(&graph, 4);
+    graph_open(&graph, (struct graph_options){.element_bytes = 4});
     model_write_graph(&graph, &model);
     unsigned char **made = take((size_t)graph.n_weights * sizeof *made);
     for (int at = 0; at < graph.n_weights; at++) {
@@ -274,7 +274,7 @@ static void rope_factors_are_those_of_llama_3(void **state) {
     assert_true(shape_read(&shape, &model, "shape:llama-3.1-8b", 1, &fault));
     assert_true(model.rope_factors);
     float factor[64];
-    struct graph_weight weight = {"rope_freqs.weight", 1, 64};
+    struct graph_weight weight = {.name = "rope_freqs.weight", .rows = 1, .columns = 64};
     shape_fill(&shape, &weight, factor, 1);
     int n_between = 0;
     for (int pair = 0; pair < 64; pair++) {

@@ -131,6 +131,10 @@ static void note_end(void *argument) {
     if (ends->n < ends->most) ends->at_ns[ends->n++] = clock_now_ns();
 }
 
+static int64_t bytes_of(const struct run *run, const struct graph_weight *weight) {
+    return (int64_t)weights_bytes_of(weight, &run->source, run->device_ops);
+}
+
 /* Bytes that the device reads of the weights in one step of a slot. */
 static int64_t weight_bytes(const struct run *run, int batch) {
     const struct graph *graph = &run->graph;
@@ -144,12 +148,11 @@ static int64_t weight_bytes(const struct run *run, int batch) {
     for (int at = 0; at < graph->n_nodes; at++) {
         const struct node *node = &graph->node[at];
         if (node->op != OP_EMBED || whole[node->weight]) continue;
-        struct tensor table = source_find(&run->source, &graph->weight[node->weight]);
-        n_bytes += (int64_t)run->device_ops->weight_bytes(&table) / table.rows * batch;
+        const struct graph_weight *table = &graph->weight[node->weight];
+        n_bytes += bytes_of(run, table) / table->rows * batch;
     }
     for (int at = 0; at < graph->n_weights; at++) {
-        struct tensor tensor = source_find(&run->source, &graph->weight[at]);
-        if (whole[at]) n_bytes += (int64_t)run->device_ops->weight_bytes(&tensor);
+        if (whole[at]) n_bytes += bytes_of(run, &graph->weight[at]);
     }
     free(whole);
     return n_bytes;

@@ -55,7 +55,10 @@ static void open_model(struct run *run, struct fault *fault) {
     if (run->topology.leader && !report_check(run->options, fault)) return;
     if (!source_open(&run->source, &run->model, run->options->model, run->options->seed, fault))
         return;
-    graph_open(&run->graph, (int)element_bytes(run->device_ops->activation));
+    const struct device_ops *ops = run->device_ops;
+    graph_open(&run->graph,
+               (struct graph_options){.element_bytes = (int)element_bytes(ops->activation),
+                                      .joins_weights = ops->joins_weights});
     model_write_graph(&run->graph, &run->model);
     program_open(&run->program, &run->graph, is_colocated(run));
     service_open(&run->service, &run->program);

@@ -77,7 +77,7 @@ static bool find_layout(struct dry_run *dry, struct fault *fault) {
 static bool open_model(struct dry_run *dry, struct fault *fault) {
     if (!source_open(&dry->source, &dry->model, dry->options->model, dry->options->seed, fault))
         return false;
-    graph_open(&dry->graph, (int)sizeof(float));
+    graph_open(&dry->graph, (struct graph_options){.element_bytes = (int)sizeof(float)});
     model_write_graph(&dry->graph, &dry->model);
     /* cut, to learn the shapes; how it is cut does not change them */
     program_open(&dry->program, &dry->graph, false);

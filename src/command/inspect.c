@@ -177,7 +177,7 @@ static void print_model(const struct model *model, const struct gguf *tensors) {
 
 static void print_shape(const struct source *source, const struct model *model) {
     struct graph graph;
-    graph_open(&graph, (int)sizeof(float));
+    graph_open(&graph, (struct graph_options){.element_bytes = (int)sizeof(float)});
     model_write_graph(&graph, model);
     struct gguf tensors = {.n_tensors = (size_t)graph.n_weights};
     tensors.tensor = check_alloc(tensors.n_tensors, sizeof *tensors.tensor);

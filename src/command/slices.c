@@ -30,7 +30,7 @@ static void print_program(const struct model *model, const struct options *optio
     int kv_bytes = (int)element_bytes(kv_element(options->kv_type));
     struct graph graph;
     struct program program;
-    graph_open(&graph, CPU_ELEMENT_BYTES);
+    graph_open(&graph, (struct graph_options){.element_bytes = CPU_ELEMENT_BYTES});
     model_write_graph(&graph, model);
     program_open(&program, &graph, false);
     if (options->dot) {

@@ -154,8 +154,11 @@ static int64_t cpu_free_bytes(const struct device_options *options) {
     return -1;
 }
 
-static size_t cpu_weight_bytes(const struct tensor *tensor) {
-    return quant_bytes(tensor->type, (size_t)tensor->rows * (size_t)tensor->columns);
+static size_t cpu_weight_bytes(const struct tensor *part, int n_parts) {
+    size_t n_bytes = 0;
+    for (int at = 0; at < n_parts; at++)
+        n_bytes += quant_bytes(part[at].type, (size_t)part[at].rows * (size_t)part[at].columns);
+    return n_bytes;
 }
 
 static bool cpu_open(struct device **opened, const struct device_options *options,

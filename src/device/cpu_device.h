@@ -63,7 +63,7 @@ static inline void cpu_progress(const struct device *device) {
 void *cpu_alloc(size_t n_bytes);
 void cpu_free(void *data);
 
-struct weight *cpu_load(struct device *device, const struct tensor *tensor);
+struct weight *cpu_load(struct device *device, const struct tensor *part, int n_parts);
 void cpu_unload(struct device *device, struct weight *weight);
 
 size_t cpu_fold_scratch_floats(int head_dim);

@@ -156,33 +156,43 @@ static void pack_row(enum quant type, const unsigned char *row, int columns, uns
     }
 }
 
-struct weight *cpu_load(struct device *device, const struct tensor *tensor) {
-    const struct quant_type *type = &quant_types[tensor->type];
-    REQUIRE(tensor->columns % type->block_elements == 0, "%s: %d columns in blocks of %d",
-            tensor->name, tensor->columns, type->block_elements);
+/* Row `row` of tensors that stand one behind another, as stored. */
+static const unsigned char *find_row(const struct tensor *part, int row) {
+    while (row >= part->rows)
+        row -= part++->rows;
+    return (const unsigned char *)part->data +
+           (size_t)row * quant_bytes(part->type, (size_t)part->columns);
+}
+
+struct weight *cpu_load(struct device *device, const struct tensor *part, int n_parts) {
+    const struct quant_type *type = &quant_types[part->type];
+    REQUIRE(part->columns % type->block_elements == 0, "%s: %d columns in blocks of %d", part->name,
+            part->columns, type->block_elements);
     struct weight *weight = check_alloc(1, sizeof *weight);
-    weight->rows = tensor->rows;
-    weight->columns = tensor->columns;
-    if (tensor->rows == 1) { /* a norm or a bias, used element by element; or a rank's only row */
+    weight->columns = part->columns;
+    for (int at = 0; at < n_parts; weight->rows += part[at++].rows)
+        REQUIRE(part[at].columns == part->columns && part[at].type == part->type,
+                "%s: %d columns of %s beside %d of %s", part[at].name, part[at].columns,
+                quant_types[part[at].type].name, part->columns, type->name);
+    if (weight->rows == 1) { /* a norm or a bias, used element by element; or a rank's only row */
         weight->panel = PANEL_VECTOR;
-        weight->data = cpu_alloc((size_t)tensor->columns * sizeof(float));
-        type->unpack(tensor->data, (size_t)tensor->columns, (float *)weight->data);
+        weight->data = cpu_alloc((size_t)part->columns * sizeof(float));
+        type->unpack(part->data, (size_t)part->columns, (float *)weight->data);
         return weight;
     }
-    weight->panel = panel_of(tensor->type);
-    weight->panel_bytes = (size_t)(tensor->columns / panel_shape[weight->panel].group) *
+    weight->panel = panel_of(part->type);
+    weight->panel_bytes = (size_t)(part->columns / panel_shape[weight->panel].group) *
                           (size_t)panel_shape[weight->panel].bytes;
-    int n_panels = (tensor->rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    int n_panels = (weight->rows + PANEL_ROWS - 1) / PANEL_ROWS;
     weight->data = cpu_alloc((size_t)n_panels * weight->panel_bytes);
-    size_t row_bytes = quant_bytes(tensor->type, (size_t)tensor->columns);
     /* each thread touches first the panels it will multiply with later */
 #pragma omp parallel for num_threads(device->options.n_threads) schedule(static)
     for (int panel = 0; panel < n_panels; panel++) {
         for (int lane = 0; lane < PANEL_ROWS; lane++) {
             int row = panel * PANEL_ROWS + lane;
-            if (row >= tensor->rows) break;
-            pack_row(tensor->type, (const unsigned char *)tensor->data + (size_t)row * row_bytes,
-                     tensor->columns, weight->data + (size_t)panel * weight->panel_bytes, lane);
+            if (row >= weight->rows) break;
+            pack_row(part->type, find_row(part, row), part->columns,
+                     weight->data + (size_t)panel * weight->panel_bytes, lane);
         }
     }
     return weight;

@@ -16,26 +16,88 @@ const char *family_name(char name[48], int layer, const char *part) {
     return name;
 }
 
-/* Index of "blk.<layer>.<part>.<kind>". */
+/* The tensor "blk.<layer>.<part>.<kind>". */
+static struct graph_weight part_tensor(int layer, const char *part, const char *kind, int rows,
+                                       int columns) {
+    struct graph_weight tensor = {.rows = rows, .columns = columns};
+    int length = snprintf(tensor.name, sizeof tensor.name, "blk.%d.%s.%s", layer, part, kind);
+    REQUIRE(length < (int)sizeof tensor.name, "the name of part %s in layer %d is too long", part,
+            layer);
+    return tensor;
+}
+
 static int part_weight(struct graph *graph, int layer, const char *part, const char *kind, int rows,
                        int columns) {
-    char name[64];
-    int length = snprintf(name, sizeof name, "blk.%d.%s.%s", layer, part, kind);
-    REQUIRE(length < (int)sizeof name, "the name of part %s in layer %d is too long", part, layer);
-    return graph_weight(graph, name, rows, columns);
+    struct graph_weight tensor = part_tensor(layer, part, kind, rows, columns);
+    return graph_weight(graph, tensor.name, rows, columns);
 }
 
-int family_matmul(struct graph *graph, int layer, const char *part, int x, int columns) {
+/* x W^T, with `biased` + b, of the layer's `part`, making `columns`. */
+static int matmul(struct graph *graph, int layer, const char *part, int x, int columns,
+                  bool biased) {
     char name[48];
     int weight = part_weight(graph, layer, part, "weight", columns, graph->node[x].columns);
-    return graph_matmul(graph, family_name(name, layer, part), x, weight, -1);
-}
-
-int family_matmul_bias(struct graph *graph, int layer, const char *part, int x, int columns) {
-    char name[48];
-    int weight = part_weight(graph, layer, part, "weight", columns, graph->node[x].columns);
-    int bias = part_weight(graph, layer, part, "bias", 1, columns);
+    int bias = biased ? part_weight(graph, layer, part, "bias", 1, columns) : -1;
     return graph_matmul(graph, family_name(name, layer, part), x, weight, bias);
+}
+
+/* Parts of a layer that are matmuls of one value. */
+enum { MOST_PARTS = 3 };
+struct parts {
+    const char *joined; /* what they are called as one */
+    int n;
+    const char *name[MOST_PARTS];
+    int columns[MOST_PARTS]; /* that each makes */
+    bool biased;
+};
+
+/* The matrices of all parts as one, rows behind rows; they take `in_columns`. */
+static int joined_matrix(struct graph *graph, int layer, const struct parts *parts,
+                         int in_columns) {
+    struct graph_weight part[MOST_PARTS];
+    struct graph_weight whole = part_tensor(layer, parts->joined, "weight", 0, in_columns);
+    for (int at = 0; at < parts->n; whole.rows += parts->columns[at++])
+        part[at] = part_tensor(layer, parts->name[at], "weight", parts->columns[at], in_columns);
+    return graph_joined_weight(graph, whole.name, whole.rows, in_columns, part, parts->n);
+}
+
+/* Their biases as one. */
+static int joined_bias(struct graph *graph, int layer, const struct parts *parts) {
+    struct graph_weight part[MOST_PARTS];
+    struct graph_weight whole = part_tensor(layer, parts->joined, "bias", 1, 0);
+    for (int at = 0; at < parts->n; whole.columns += parts->columns[at++])
+        part[at] = part_tensor(layer, parts->name[at], "bias", 1, parts->columns[at]);
+    return graph_joined_weight(graph, whole.name, 1, whole.columns, part, parts->n);
+}
+
+/* value[n] of the parts: a matmul each, or columns of one. */
+static void matmuls(struct graph *graph, int layer, const struct parts *parts, int x, int *value) {
+    char name[48];
+    if (!graph->joins_weights) {
+        for (int at = 0; at < parts->n; at++)
+            value[at] = matmul(graph, layer, parts->name[at], x, parts->columns[at], parts->biased);
+        return;
+    }
+    int weight = joined_matrix(graph, layer, parts, graph->node[x].columns);
+    int bias = parts->biased ? joined_bias(graph, layer, parts) : -1;
+    int all = graph_matmul(graph, family_name(name, layer, parts->joined), x, weight, bias);
+    for (int at = 0, first = 0; at < parts->n; first += parts->columns[at++])
+        value[at] = graph_columns(graph, family_name(name, layer, parts->name[at]), all, first,
+                                  parts->columns[at]);
+}
+
+void family_qkv(struct graph *graph, const struct model *model, int layer, int x, bool biased,
+                int qkv[3]) {
+    int q_columns = model->n_heads * model->head_dim;
+    int kv_columns = model->n_kv_heads * model->head_dim;
+    const struct parts parts = {
+        .joined = "attn_qkv",
+        .n = 3,
+        .name = {"attn_q", "attn_k", "attn_v"},
+        .columns = {q_columns, kv_columns, kv_columns},
+        .biased = biased,
+    };
+    matmuls(graph, layer, &parts, x, qkv);
 }
 
 int family_norm(struct graph *graph, const struct model *model, int layer, const char *part, int x,
@@ -56,17 +118,21 @@ int family_attention(struct graph *graph, const struct model *model, int layer, 
     };
     int out = graph_attention(graph, family_name(name, layer, "attention"), qkv[0], qkv[1], qkv[2],
                               attention);
-    int projected = family_matmul(graph, layer, "attn_output", out, model->hidden);
+    int projected = matmul(graph, layer, "attn_output", out, model->hidden, false);
     return graph_add(graph, family_name(name, layer, "attn_add"), x, projected);
 }
 
 int family_ffn(struct graph *graph, const struct model *model, int layer, int x) {
     char name[48];
+    const struct parts parts = {.joined = "ffn_gate_up",
+                                .n = 2,
+                                .name = {"ffn_gate", "ffn_up"},
+                                .columns = {model->ffn, model->ffn}};
+    int value[2];
     int normed = family_norm(graph, model, layer, "ffn_norm", x, model->hidden);
-    int gate = family_matmul(graph, layer, "ffn_gate", normed, model->ffn);
-    int up = family_matmul(graph, layer, "ffn_up", normed, model->ffn);
-    int gated = graph_swiglu(graph, family_name(name, layer, "ffn_swiglu"), gate, up);
-    int down = family_matmul(graph, layer, "ffn_down", gated, model->hidden);
+    matmuls(graph, layer, &parts, normed, value);
+    int gated = graph_swiglu(graph, family_name(name, layer, "ffn_swiglu"), value[0], value[1]);
+    int down = matmul(graph, layer, "ffn_down", gated, model->hidden, false);
     return graph_add(graph, family_name(name, layer, "ffn_add"), x, down);
 }
 

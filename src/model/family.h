@@ -9,9 +9,9 @@
 #include "graph.h"
 #include "model.h"
 
-/* x W^T of the layer's `part`, making `columns`; family_matmul_bias adds the part's bias. */
-int family_matmul(struct graph *graph, int layer, const char *part, int x, int columns);
-int family_matmul_bias(struct graph *graph, int layer, const char *part, int x, int columns);
+/* q, k and v of x; with `biased` each has a bias. */
+void family_qkv(struct graph *graph, const struct model *model, int layer, int x, bool biased,
+                int qkv[3]);
 
 /* RMS norm of the layer's `part` over groups of `group` columns. */
 int family_norm(struct graph *graph, const struct model *model, int layer, const char *part, int x,

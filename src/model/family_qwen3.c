@@ -11,19 +11,18 @@ void family_qwen3_write(struct graph *graph, const struct model *model) {
     int positions = graph_positions(graph);
     const struct rope q_rope = family_rope(model, model->n_heads, false, -1);
     const struct rope k_rope = family_rope(model, model->n_kv_heads, false, -1);
-    int q_columns = model->n_heads * model->head_dim;
-    int kv_columns = model->n_kv_heads * model->head_dim;
 
     for (int layer = 0; layer < model->n_layers; layer++) {
         int normed = family_norm(graph, model, layer, "attn_norm", x, model->hidden);
-        int q = family_matmul(graph, layer, "attn_q", normed, q_columns);
-        int k = family_matmul(graph, layer, "attn_k", normed, kv_columns);
-        int v = family_matmul(graph, layer, "attn_v", normed, kv_columns);
-        q = family_norm(graph, model, layer, "attn_q_norm", q, model->head_dim);
-        k = family_norm(graph, model, layer, "attn_k_norm", k, model->head_dim);
-        q = graph_rope(graph, family_name(name, layer, "attn_q_rope"), q, positions, q_rope);
-        k = graph_rope(graph, family_name(name, layer, "attn_k_rope"), k, positions, k_rope);
-        x = family_attention(graph, model, layer, x, (const int[]){q, k, v});
+        int qkv[3];
+        family_qkv(graph, model, layer, normed, false, qkv);
+        qkv[0] = family_norm(graph, model, layer, "attn_q_norm", qkv[0], model->head_dim);
+        qkv[1] = family_norm(graph, model, layer, "attn_k_norm", qkv[1], model->head_dim);
+        qkv[0] =
+            graph_rope(graph, family_name(name, layer, "attn_q_rope"), qkv[0], positions, q_rope);
+        qkv[1] =
+            graph_rope(graph, family_name(name, layer, "attn_k_rope"), qkv[1], positions, k_rope);
+        x = family_attention(graph, model, layer, x, qkv);
         x = family_ffn(graph, model, layer, x);
     }
     family_head(graph, model, x);

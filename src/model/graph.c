@@ -42,12 +42,16 @@ const char *op_name(enum op op) {
     return ops[op].name;
 }
 
-void graph_open(struct graph *graph, int element_bytes) {
-    REQUIRE(element_bytes == 2 || element_bytes == 4, "activations of %d bytes", element_bytes);
-    *graph = (struct graph){.element_bytes = element_bytes};
+void graph_open(struct graph *graph, struct graph_options options) {
+    REQUIRE(options.element_bytes == 2 || options.element_bytes == 4, "activations of %d bytes",
+            options.element_bytes);
+    *graph = (struct graph){.element_bytes = options.element_bytes,
+                            .joins_weights = options.joins_weights};
 }
 
 void graph_close(struct graph *graph) {
+    for (int weight = 0; weight < graph->n_weights; weight++)
+        free(graph->weight[weight].part);
     free(graph->node);
     free(graph->weight);
     *graph = (struct graph){0};
@@ -64,11 +68,19 @@ static void *grow(void *list, int n, int *capacity, size_t size) {
     return moved;
 }
 
+/* Index of the weight called `name`; n_weights when there is none. */
+static int find_weight(const struct graph *graph, const char *name) {
+    int weight = 0;
+    while (weight < graph->n_weights && strcmp(graph->weight[weight].name, name) != 0)
+        weight++;
+    return weight;
+}
+
 int graph_weight(struct graph *graph, const char *name, int rows, int columns) {
     REQUIRE(rows > 0 && columns > 0, "weight %s of %d x %d", name, rows, columns);
-    for (int weight = 0; weight < graph->n_weights; weight++) {
+    int weight = find_weight(graph, name);
+    if (weight < graph->n_weights) {
         const struct graph_weight *known = &graph->weight[weight];
-        if (strcmp(known->name, name) != 0) continue;
         REQUIRE(known->rows == rows && known->columns == columns,
                 "weight %s is %d x %d and again %d x %d", name, known->rows, known->columns, rows,
                 columns);
@@ -81,6 +93,25 @@ int graph_weight(struct graph *graph, const char *name, int rows, int columns) {
     int length = snprintf(added->name, sizeof added->name, "%s", name);
     REQUIRE(length < (int)sizeof added->name, "weight name %s is too long", name);
     return graph->n_weights++;
+}
+
+int graph_joined_weight(struct graph *graph, const char *name, int rows, int columns,
+                        const struct graph_weight *part, int n_parts) {
+    REQUIRE(find_weight(graph, name) == graph->n_weights, "weight %s is joined twice", name);
+    int sum = 0;
+    for (int at = 0; at < n_parts; at++) {
+        bool fits = rows == 1 ? part[at].rows == 1 : part[at].columns == columns;
+        REQUIRE(fits, "weight %s of %d x %d is joined of %s, %d x %d", name, rows, columns,
+                part[at].name, part[at].rows, part[at].columns);
+        sum += rows == 1 ? part[at].columns : part[at].rows;
+    }
+    REQUIRE(sum == (rows == 1 ? columns : rows), "the parts of weight %s of %d x %d have %d", name,
+            rows, columns, sum);
+    int weight = graph_weight(graph, name, rows, columns);
+    graph->weight[weight].n_parts = n_parts;
+    graph->weight[weight].part = check_alloc(n_parts, sizeof *part);
+    memcpy(graph->weight[weight].part, part, (size_t)n_parts * sizeof *part);
+    return weight;
 }
 
 static const struct node *node_at(const struct graph *graph, int node) {

@@ -331,7 +331,7 @@ static bool check_tensor(const struct reader *reader, const struct graph_weight 
 static bool check_tensors(const struct reader *reader, const struct model *model) {
     const struct gguf *gguf = reader->gguf;
     struct graph graph;
-    graph_open(&graph, 4);
+    graph_open(&graph, (struct graph_options){.element_bytes = 4});
     model_write_graph(&graph, model);
     bool *used = check_alloc(gguf->n_tensors, sizeof *used);
     bool good = true;

@@ -1,26 +1,75 @@
-/* weights.c - from where a model comes from to the device. See weights.h. */
+/* weights.c - from where a model comes from to the device. See weights.h.
+ *
+ * A matrix joined of tensors is joined by the device, which unpacks them. A vector, a bias, is
+ * joined here, as the f32 that devices hold vectors in: it is short, and no device need know that
+ * vectors stand one behind another otherwise than matrices do.
+ */
 #include "weights.h"
 
 #include <stdlib.h>
 
 #include "check.h"
 
+/* The tensors of a weight, *n_parts of them. */
+static const struct graph_weight *parts_of(const struct graph_weight *weight, int *n_parts) {
+    *n_parts = weight->n_parts ? weight->n_parts : 1;
+    return weight->n_parts ? weight->part : weight;
+}
+
+static bool is_joined_vector(const struct graph_weight *weight) {
+    return weight->rows == 1 && weight->n_parts > 0;
+}
+
+size_t weights_bytes_of(const struct graph_weight *weight, const struct source *source,
+                        const struct device_ops *ops) {
+    if (is_joined_vector(weight)) {
+        struct tensor vector = {weight->name, QUANT_F32, 1, weight->columns, NULL};
+        return ops->weight_bytes(&vector, 1);
+    }
+    int n_parts;
+    const struct graph_weight *part = parts_of(weight, &n_parts);
+    struct tensor *tensor = check_alloc(n_parts, sizeof *tensor);
+    for (int at = 0; at < n_parts; at++)
+        tensor[at] = source_find(source, &part[at]);
+    size_t n_bytes = ops->weight_bytes(tensor, n_parts);
+    free(tensor);
+    return n_bytes;
+}
+
 size_t weights_bytes(const struct graph *graph, const struct source *source,
                      const struct device_ops *ops) {
     size_t n_bytes = 0;
-    for (int at = 0; at < graph->n_weights; at++) {
-        struct tensor tensor = source_find(source, &graph->weight[at]);
-        n_bytes += ops->weight_bytes(&tensor);
-    }
+    for (int at = 0; at < graph->n_weights; at++)
+        n_bytes += weights_bytes_of(&graph->weight[at], source, ops);
     return n_bytes;
+}
+
+static struct weight *load_vectors(const struct weights *weights, const struct graph_weight *wanted,
+                                   const struct tensor *tensor, int n_parts) {
+    float *vector = check_alloc(wanted->columns, sizeof *vector), *at = vector;
+    for (int part = 0; part < n_parts; at += tensor[part++].columns)
+        quant_types[tensor[part].type].unpack(tensor[part].data, tensor[part].columns, at);
+    struct tensor joined = {wanted->name, QUANT_F32, 1, wanted->columns, vector};
+    struct weight *weight = weights->ops->load(weights->device, &joined, 1);
+    free(vector);
+    return weight;
 }
 
 static struct weight *load_one(struct weights *weights, const struct graph_weight *wanted,
                                const struct source *source) {
-    struct tensor tensor = source_take(source, wanted);
-    struct weight *weight = weights->ops->load(weights->device, &tensor);
-    weights->file_bytes += source_tensor_bytes(&tensor);
-    source_release(source, &tensor);
+    int n_parts;
+    const struct graph_weight *part = parts_of(wanted, &n_parts);
+    struct tensor *tensor = check_alloc(n_parts, sizeof *tensor);
+    for (int at = 0; at < n_parts; at++)
+        tensor[at] = source_take(source, &part[at]);
+    struct weight *weight = is_joined_vector(wanted)
+                                ? load_vectors(weights, wanted, tensor, n_parts)
+                                : weights->ops->load(weights->device, tensor, n_parts);
+    for (int at = 0; at < n_parts; at++) {
+        weights->file_bytes += source_tensor_bytes(&tensor[at]);
+        source_release(source, &tensor[at]);
+    }
+    free(tensor);
     return weight;
 }
 
