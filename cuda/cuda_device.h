@@ -239,6 +239,15 @@ void cuda_attend(struct device *device, const struct rows *rows, const struct kv
                  struct attend_shape shape, enum attend_part part, struct value q,
                  struct value out);
 
+/* exchange.cu */
+void *cuda_alloc_host(struct device *device, size_t n_bytes);
+void cuda_release_host(struct device *device, void *memory);
+void cuda_read_rows(struct device *device, void *to, enum element as, const struct value *from,
+                    struct rectangle part);
+void cuda_write_rows(struct device *device, const struct value *to, struct rectangle part,
+                     const void *from, enum element as);
+void cuda_settle(struct device *device);
+
 /* stream.cu */
 void cuda_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
                       size_t n_bytes);

@@ -59,11 +59,6 @@ static void download(struct device *device, void *to, struct buffer *from, size_
     CHECK_CUDA(cudaStreamSynchronize(device->stream));
 }
 
-static void *host(struct buffer *buffer) {
-    (void)buffer;
-    return NULL;
-}
-
 /* Wires copy on the compute stream, behind what was enqueued. */
 static void seal(struct device *device, const struct value *value) {
     (void)device, (void)value;
@@ -430,7 +425,11 @@ static struct device_ops make_ops(void) {
     ops.release = buffer_release;
     ops.upload = upload;
     ops.download = download;
-    ops.host = host;
+    ops.alloc_host = cuda_alloc_host;
+    ops.release_host = cuda_release_host;
+    ops.read_rows = cuda_read_rows;
+    ops.write_rows = cuda_write_rows;
+    ops.settle = cuda_settle;
     ops.seal = seal;
     ops.load = load;
     ops.unload = unload;

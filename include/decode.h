@@ -29,11 +29,13 @@ struct service {
     int32_t n_gaps, n_lanes, n_layers; /* n_lanes: the most attention nodes in one gap */
     int32_t n_heads, n_kv_heads, head_dim;
     float scale;
+    int32_t activation; /* enum element of the model ranks' values, as which Q and OUT cross */
     int32_t n_exchanges;
     struct exchange *exchange; /* (n_exchanges), by gap */
 };
-/* From a program; REQUIREs that all attention nodes have one shape. */
-void service_open(struct service *service, const struct program *program);
+/* From a program for a device of this activation; REQUIREs that all attention nodes have one shape.
+ */
+void service_open(struct service *service, const struct program *program, enum element activation);
 void service_close(struct service *service);
 
 /* Everything a rank decodes with; all borrowed until decode_close. */
@@ -59,9 +61,11 @@ struct device_limits decode_device_limits(const struct batch_limits *limits,
                                           const struct layout *layout, int rank, int vocabulary);
 
 /* Bytes of device memory decode_open takes beside the KV cache: the values of all slots, on a model
- * rank (its program) or on an attention rank (program NULL) that holds `n_kv_heads`. */
+ * rank (its program) or on an attention rank (program NULL) that holds `n_kv_heads` and whose
+ * device has this activation. */
 size_t decode_arena_bytes(const struct program *program, const struct service *service,
-                          const struct batch_limits *limits, int n_kv_heads, enum kv_type kv_type);
+                          const struct batch_limits *limits, int n_kv_heads, enum kv_type kv_type,
+                          enum element activation);
 /* Bytes of one page of the KV cache on a rank that holds `n_kv_heads`. */
 size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_type kv_type);
 

@@ -56,6 +56,11 @@ struct value {
     enum element element;
 };
 
+/* A part of a value. */
+struct rectangle {
+    int row, n_rows, column, n_columns;
+};
+
 /* A tensor as the model file stores it: (rows, columns), columns innermost. Borrowed by load. */
 struct tensor {
     const char *name;
@@ -168,8 +173,18 @@ struct device_ops {
                    size_t n_bytes);
     void (*download)(struct device *device, void *to, struct buffer *from, size_t offset,
                      size_t n_bytes);
-    /* The buffer's address where the host can read and write it, else NULL. */
-    void *(*host)(struct buffer *buffer);
+    /* Zeroed host memory that the device copies from and to fastest: where messages wait. */
+    void *(*alloc_host)(struct device *device, size_t n_bytes);
+    void (*release_host)(struct device *device, void *memory);
+    /* Copy a part of a value to host memory, where its rows stand one behind another as elements
+     * `as`: f32, f16 and bf16 become each other by rounding to nearest even (quant.h). write_rows
+     * is the way back. Both are enqueued; the memory is alloc_host's, and left alone until settle
+     * has waited for all of them. */
+    void (*read_rows)(struct device *device, void *to, enum element as, const struct value *from,
+                      struct rectangle part);
+    void (*write_rows)(struct device *device, const struct value *to, struct rectangle part,
+                       const void *from, enum element as);
+    void (*settle)(struct device *device);
     /* A value is ready for scatter when all that was enqueued before its seal is done (rule 5). */
     void (*seal)(struct device *device, const struct value *value);
 

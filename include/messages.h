@@ -2,7 +2,8 @@
  *
  * A wire posts its receives and sets buffers aside before the loop, so it has to know them all:
  * for each lane (attention node of a gap) Q and KV from every model rank to every attention rank,
- * and OUT back. Sizes follow from the head share of the attention rank and the rows of a step.
+ * and OUT back. Sizes follow from the head share of the attention rank and the rows of a step. Q
+ * and OUT cross as what model ranks compute in, K and V as the cache holds them.
  */
 #ifndef LAMINA_MESSAGES_H
 #define LAMINA_MESSAGES_H

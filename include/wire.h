@@ -48,6 +48,8 @@ struct incoming {
     int lane; /* index among the attention nodes of a gap */
     int peer;
     size_t most_bytes;
+    enum element
+        element; /* as which it crosses, whatever the values of both ends are; ditto below */
 };
 /* Likewise one it will send. */
 struct outgoing {
@@ -55,6 +57,7 @@ struct outgoing {
     int lane;
     int peer;
     size_t most_bytes;
+    enum element element;
 };
 
 struct wire_options {
@@ -63,7 +66,8 @@ struct wire_options {
     int n_slots;
     double deadline_s;
     bool progress; /* false: wire->progress does nothing (to measure what it is worth) */
-    const struct device_ops *device; /* for values that are not in host memory */
+    const struct device_ops *device_ops; /* which holds the values; borrowed, as all here */
+    struct device *device;
     int n_incoming, n_outgoing;
     const struct incoming *incoming;
     const struct outgoing *outgoing;
@@ -84,7 +88,7 @@ struct wire_ops {
     /* Collective over the group, for a wire has channels of its own: ends the job when some rank
      * has not come within the deadline. */
     bool (*open)(struct wire **wire, const struct wire_options *options, struct fault *fault);
-    /* Send the value as sealed; waits for no receiver. Returns payload bytes. */
+    /* Send the value as sealed; waits for no receiver. Returns payload bytes, as they cross. */
     size_t (*scatter)(struct wire *wire, struct address address, const struct value *value,
                       const struct fan *fan);
     /* Compute enqueued afterwards sees the bytes. Returns payload bytes. */

@@ -31,7 +31,7 @@ static int comm; /* for what is opened: what was given up there meets nothing of
 
 static void open_wire(double seconds) {
     struct wire_options options = {
-        .comm = comm, .rank = rank, .n_slots = 1, .deadline_s = seconds, .device = &device_cpu};
+        .comm = comm, .rank = rank, .n_slots = 1, .deadline_s = seconds, .device_ops = &device_cpu};
     struct fault fault = {0};
     struct wire *wire;
     wire_mpi.open(&wire, &options, &fault);

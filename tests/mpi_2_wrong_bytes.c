@@ -16,29 +16,31 @@ enum { N_SIZES = 2, N_FANS = 2, REPEAT = 3 };
 enum damage { NONE, AT_LEADER, AT_OTHER, NOTHING_TAKEN };
 static enum damage damage;
 static bool leader;
-
-static unsigned char *first_byte(const struct value *value) {
-    return (unsigned char *)device_cpu.host(value->buffer) + value->offset;
-}
+static struct device *device;
 
 /* What wire_mpi gathers, then the last byte of the last block changed; or what was there before. */
 static size_t damaged_gather(struct wire *wire, struct address address, const struct value *value,
                              const struct fan *fan) {
     static unsigned char before[1 << 20];
     size_t n_bytes = (size_t)fan->n_blocks * (size_t)value->stride * 4;
-    unsigned char *bytes = first_byte(value);
     REQUIRE(n_bytes <= sizeof before, "%zu bytes", n_bytes);
-    memcpy(before, bytes, n_bytes);
+    device_cpu.download(device, before, value->buffer, value->offset, n_bytes);
     size_t gathered = wire_mpi.gather(wire, address, value, fan);
-    if (damage == NOTHING_TAKEN && leader) memcpy(bytes, before, n_bytes);
-    if ((damage == AT_LEADER && leader) || (damage == AT_OTHER && !leader))
-        bytes[n_bytes - 1] ^= 0x10;
+    if (damage == NOTHING_TAKEN && leader)
+        device_cpu.upload(device, value->buffer, value->offset, before, n_bytes);
+    if ((damage == AT_LEADER && leader) || (damage == AT_OTHER && !leader)) {
+        size_t last = value->offset + n_bytes - 1;
+        unsigned char byte;
+        device_cpu.download(device, &byte, value->buffer, last, 1);
+        byte ^= 0x10;
+        device_cpu.upload(device, value->buffer, last, &byte, 1);
+    }
     return gathered;
 }
 
 static struct run open_run(struct options *options, int comm, int rank) {
     struct run run = {.options = options, .device_ops = &device_cpu};
-    struct device_options device = {.n_threads = 1};
+    struct device_options opening = {.n_threads = 1};
     struct fault fault = {0};
     options_defaults(options, COMMAND_BENCH_WIRE);
     options->sizes = (struct number_list){N_SIZES, {16, 4096}};
@@ -55,7 +57,8 @@ static struct run open_run(struct options *options, int comm, int rank) {
                                      .layout = {1, 1, 1, 1},
                                      .deadline_s = 60,
                                      .comm = comm};
-    if (!device_cpu.open(&run.device, &device, &fault)) check_fail("%s", fault.text);
+    if (!device_cpu.open(&run.device, &opening, &fault)) check_fail("%s", fault.text);
+    device = run.device;
     return run;
 }
 

@@ -111,7 +111,7 @@ void rig_group_open(struct rig_group *group, int comm, int heads, int sequences,
                                              .deadline_s = patience_s,
                                              .comm = comm}};
     topology_partition(&group->topology, &layout);
-    if (rank == 0) service_open(&group->service, heads ? &model->cut : &model->whole);
+    if (rank == 0) service_open(&group->service, heads ? &model->cut : &model->whole, ELEMENT_F32);
     if (heads) share_service(group);
 }
 
@@ -200,7 +200,8 @@ static void open_wire(struct run *run) {
                                 .n_slots = run->limits.n_slots,
                                 .deadline_s = patience_s,
                                 .progress = !run->what->no_progress,
-                                .device = &run->device_ops,
+                                .device_ops = &run->device_ops,
+                                .device = run->device,
                                 .n_incoming = messages.n_incoming,
                                 .n_outgoing = messages.n_outgoing,
                                 .incoming = messages.incoming,

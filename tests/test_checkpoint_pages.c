@@ -71,13 +71,13 @@ static uint16_t number_at(int64_t text, int layer, int head, int which, int posi
     return (uint16_t)(value >> 20);
 }
 
-static uint16_t *place_of(const struct rank *rank, int handle, int layer, int head, int which,
-                          int position) {
+/* Bytes of the cache before the numbers of a head's K or V at a position. */
+static size_t place_of(const struct rank *rank, int handle, int layer, int head, int which,
+                       int position) {
     int32_t page = kv_pages(&rank->kv, handle)[position / PAGE_TOKENS];
     size_t row = ((size_t)layer * N_PAGES + (size_t)page) * (size_t)rank->n_heads;
     row = (row + (size_t)(head - rank->first_head)) * 2 + (size_t)which;
-    uint16_t *cache = device_cpu.host(rank->cache.buffer);
-    return cache + (row * PAGE_TOKENS + (size_t)(position % PAGE_TOKENS)) * HEAD_DIM;
+    return (row * PAGE_TOKENS + (size_t)(position % PAGE_TOKENS)) * HEAD_DIM * sizeof(uint16_t);
 }
 
 /* Positions from `first` on of a sequence whose numbers `text` tells. */
@@ -86,21 +86,29 @@ static void append(struct rank *rank, int handle, int64_t text, int first, int n
     for (int layer = 0; layer < N_LAYERS; layer++)
         for (int head = rank->first_head; head < rank->first_head + rank->n_heads; head++)
             for (int which = 0; which < 2; which++)
-                for (int position = first; position < n_rows; position++)
+                for (int position = first; position < n_rows; position++) {
+                    uint16_t number[HEAD_DIM];
                     for (int dim = 0; dim < HEAD_DIM; dim++)
-                        place_of(rank, handle, layer, head, which, position)[dim] =
-                            number_at(text, layer, head, which, position, dim);
+                        number[dim] = number_at(text, layer, head, which, position, dim);
+                    device_cpu.upload(device, rank->cache.buffer,
+                                      place_of(rank, handle, layer, head, which, position), number,
+                                      sizeof number);
+                }
 }
 
 static bool holds(const struct rank *rank, int handle, int64_t text, int n_rows) {
     for (int layer = 0; layer < N_LAYERS; layer++)
         for (int head = rank->first_head; head < rank->first_head + rank->n_heads; head++)
             for (int which = 0; which < 2; which++)
-                for (int position = 0; position < n_rows; position++)
+                for (int position = 0; position < n_rows; position++) {
+                    uint16_t number[HEAD_DIM];
+                    device_cpu.download(device, number, rank->cache.buffer,
+                                        place_of(rank, handle, layer, head, which, position),
+                                        sizeof number);
                     for (int dim = 0; dim < HEAD_DIM; dim++)
-                        if (place_of(rank, handle, layer, head, which, position)[dim] !=
-                            number_at(text, layer, head, which, position, dim))
+                        if (number[dim] != number_at(text, layer, head, which, position, dim))
                             return false;
+                }
     return true;
 }
 

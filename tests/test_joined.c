@@ -25,8 +25,8 @@ static int count_matmuls(const struct graph *graph) {
 /* What attention ranks and checkpoints know of a program is the same. */
 static void compare_services(const struct program *joined, const struct program *plain) {
     struct service made, expected;
-    service_open(&made, joined);
-    service_open(&expected, plain);
+    service_open(&made, joined, ELEMENT_F32);
+    service_open(&expected, plain, ELEMENT_F32);
     assert_int_equal(made.n_gaps, expected.n_gaps);
     assert_int_equal(made.n_lanes, expected.n_lanes);
     assert_int_equal(made.n_layers, expected.n_layers);

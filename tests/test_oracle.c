@@ -133,14 +133,16 @@ static void compare_row(const float *made, int row, int step) {
 
 static void compare_and_sample(struct device *device, const struct rows *rows,
                                struct value values) {
-    const unsigned char *base = device_cpu.host(values.buffer);
+    static float made[VOCABULARY];
+    size_t row_bytes = (size_t)values.stride * sizeof(float);
     for (int picked = 0; picked < rows->n_picked; picked++) {
         const struct sample_wish *wish = &rows->wish[picked];
         const struct greedy *prompt = &greedy[wish->sampling->prompt_index];
         int step = wish->position - prompt->n_prompt;
         if (prompt->row < 0 || step < 0 || step >= ROW_STEPS) continue;
-        compare_row((const float *)(base + values.offset) + (size_t)picked * (size_t)values.stride,
-                    prompt->row, step);
+        device_cpu.download(device, made, values.buffer, values.offset + (size_t)picked * row_bytes,
+                            sizeof made);
+        compare_row(made, prompt->row, step);
     }
     device_cpu.sample(device, rows, values);
 }
@@ -232,13 +234,14 @@ static void test_unforced(void **state) {
                       greedy[prompt].gap[step]);
     }
     rig_list_close(&list);
-    print_message("unforced: %d of %d ids equal, %d prompts part at a near tie, %d elsewhere\n", n_same,
-                  PROMPTS * STEPS, n_near, n_wrong);
+    print_message("unforced: %d of %d ids equal, %d prompts part at a near tie, %d elsewhere\n",
+                  n_same, PROMPTS * STEPS, n_near, n_wrong);
     assert_int_equal(n_wrong, 0);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_forced), cmocka_unit_test(test_unforced)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_forced),
+                                       cmocka_unit_test(test_unforced)};
     if (access(TEST_MODEL, R_OK) != 0) {
         printf("skipped: %s is not there (jobs/quickstart.sh gets it)\n", TEST_MODEL);
         return 77;

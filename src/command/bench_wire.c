@@ -41,15 +41,18 @@ static bool open_wire(struct run *run, size_t most_bytes, struct fault *fault) {
     struct outgoing *out = check_alloc((size_t)n, sizeof *out);
     for (int at = 0; at < n; at++) {
         int peer = leader ? at + 1 : 0;
-        in[at] = (struct incoming){leader ? MESSAGE_OUT : MESSAGE_Q, 0, peer, most_bytes};
-        out[at] = (struct outgoing){leader ? MESSAGE_Q : MESSAGE_OUT, 0, peer, most_bytes};
+        in[at] =
+            (struct incoming){leader ? MESSAGE_OUT : MESSAGE_Q, 0, peer, most_bytes, ELEMENT_F32};
+        out[at] =
+            (struct outgoing){leader ? MESSAGE_Q : MESSAGE_OUT, 0, peer, most_bytes, ELEMENT_F32};
     }
     struct wire_options options = {.comm = topology->comm,
                                    .rank = topology->rank,
                                    .n_slots = 1,
                                    .deadline_s = run->options->deadline_s,
                                    .progress = true,
-                                   .device = run->device_ops,
+                                   .device_ops = run->device_ops,
+                                   .device = run->device,
                                    .n_incoming = n,
                                    .n_outgoing = n,
                                    .incoming = in,

@@ -98,8 +98,9 @@ struct budget budget_of_rank(const struct budget_basis *basis, int rank) {
     const struct service *service = basis->service;
     bool model = rank < layout->model_ranks, colocated = layout->attention_ranks == 0;
     int n_kv_heads = layout_rank_heads(layout, service->n_kv_heads, rank).n;
-    size_t arena = decode_arena_bytes(model ? basis->program : NULL, service, basis->limits,
-                                      n_kv_heads, basis->options->kv_type);
+    size_t arena =
+        decode_arena_bytes(model ? basis->program : NULL, service, basis->limits, n_kv_heads,
+                           basis->options->kv_type, basis->device_ops->activation);
     struct budget budget = {
         .weight_bytes = model ? basis->weight_bytes / 10 * 11 : 0,
         .work_bytes = (int64_t)(arena + wire_bytes(basis, rank) + device_bytes(basis, rank)),

@@ -61,7 +61,7 @@ static void open_model(struct run *run, struct fault *fault) {
                                       .joins_weights = ops->joins_weights});
     model_write_graph(&run->graph, &run->model);
     program_open(&run->program, &run->graph, is_colocated(run));
-    service_open(&run->service, &run->program);
+    service_open(&run->service, &run->program, run->device_ops->activation);
 }
 
 bool compose_text(const struct source *source, const struct model *model,
@@ -221,7 +221,8 @@ void compose_wire(struct run *run, struct fault *fault) {
                                 .n_slots = run->limits.n_slots,
                                 .deadline_s = run->options->deadline_s * patience,
                                 .progress = run->options->wire_progress,
-                                .device = run->device_ops,
+                                .device_ops = run->device_ops,
+                                .device = run->device,
                                 .n_incoming = messages.n_incoming,
                                 .n_outgoing = messages.n_outgoing,
                                 .incoming = messages.incoming,

@@ -81,13 +81,13 @@ static bool open_model(struct dry_run *dry, struct fault *fault) {
     model_write_graph(&dry->graph, &dry->model);
     /* cut, to learn the shapes; how it is cut does not change them */
     program_open(&dry->program, &dry->graph, false);
-    service_open(&dry->service, &dry->program);
+    service_open(&dry->service, &dry->program, ELEMENT_F32);
     if (!find_layout(dry, fault)) return false;
     if (dry->layout.attention_ranks == 0) {
         service_close(&dry->service);
         program_close(&dry->program);
         program_open(&dry->program, &dry->graph, true);
-        service_open(&dry->service, &dry->program);
+        service_open(&dry->service, &dry->program, ELEMENT_F32);
     }
     return budget_limits(&dry->limits, dry->options, &dry->layout, &dry->service,
                          dry->model.context, fault);

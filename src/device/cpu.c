@@ -18,9 +18,6 @@
 
 #include "cpu_device.h"
 
-/* Elements below which an operator is not worth a team of threads. */
-enum { TEAM_ELEMENTS = 1 << 15 };
-
 size_t element_bytes(enum element element) {
     return element == ELEMENT_F16 || element == ELEMENT_BF16 ? 2 : 4;
 }
@@ -69,10 +66,6 @@ static void cpu_download(struct device *device, void *to, struct buffer *from, s
     (void)device;
     REQUIRE(offset + n_bytes <= from->n_bytes, "download past the end of a buffer");
     memcpy(to, from->data + offset, n_bytes);
-}
-
-static void *cpu_host(struct buffer *buffer) {
-    return buffer->data;
 }
 
 /* Operators return when they are done, so a value is ready as soon as it can be named. */
@@ -240,13 +233,6 @@ static struct weight *cpu_load_rope(struct device *device, int n_rotated, double
 /* ---- operators --------------------------------------------------------------------------------
  */
 
-/* Threads worth starting for `n` independent pieces of `elements` in all: one or the whole team,
- * for OpenMP ends the threads that a smaller team leaves over and starts them again for the next.
- */
-static int team(const struct device *device, int n, size_t elements) {
-    return elements < TEAM_ELEMENTS || n < 2 ? 1 : device->options.n_threads;
-}
-
 static float *row_of(const struct value *value, int row) {
     return value_f32(value) + (size_t)row * (size_t)value->stride;
 }
@@ -255,7 +241,7 @@ static void cpu_embed(struct device *device, const struct rows *rows, struct val
                       const struct weight *table) {
     const struct cpu_samples *before =
         device->samples ? &device->samples[2 * rows->slot + (rows->step + 1) % 2] : NULL;
-#pragma omp parallel for num_threads(team(                                                         \
+#pragma omp parallel for num_threads(cpu_team(                                                     \
     device, rows->n_rows, (size_t)rows->n_rows * 16 * (size_t)table->columns)) schedule(static)
     for (int row = 0; row < rows->n_rows; row++) {
         int32_t id = rows->id[row];
@@ -271,7 +257,7 @@ static void cpu_embed(struct device *device, const struct rows *rows, struct val
 static void cpu_norm(struct device *device, int n_rows, struct value out, struct value x,
                      const struct weight *weight, float eps) {
     int group = weight->columns, n_groups = x.columns / group;
-#pragma omp parallel for num_threads(team(device, n_rows, (size_t)n_rows *(size_t)x.columns))      \
+#pragma omp parallel for num_threads(cpu_team(device, n_rows, (size_t)n_rows *(size_t)x.columns))  \
     schedule(static)
     for (int row = 0; row < n_rows; row++) {
         for (int g = 0; g < n_groups; g++)
@@ -294,7 +280,7 @@ static void cpu_matmul(struct device *device, int n_rows, struct value out, stru
     };
     int n_panels = (weight->rows + PANEL_ROWS - 1) / PANEL_ROWS;
     size_t work = (size_t)weight->rows * (size_t)weight->columns * (size_t)n_rows;
-#pragma omp parallel num_threads(team(device, n_panels, work))
+#pragma omp parallel num_threads(cpu_team(device, n_panels, work))
     {
         int thread = omp_get_thread_num(), n_threads = omp_get_num_threads();
         int begin = (int)((int64_t)n_panels * thread / n_threads);
@@ -314,7 +300,7 @@ static void cpu_matmul(struct device *device, int n_rows, struct value out, stru
 static void cpu_rope(struct device *device, const struct rows *rows, struct value out,
                      struct value x, struct rope_shape shape, const struct weight *table) {
 #pragma omp parallel for num_threads(                                                              \
-    team(device, rows->n_rows, (size_t)rows->n_rows *(size_t)x.columns)) schedule(static)
+    cpu_team(device, rows->n_rows, (size_t)rows->n_rows *(size_t)x.columns)) schedule(static)
     for (int row = 0; row < rows->n_rows; row++) {
         const float *cosine =
             (const float *)table->data + (size_t)rows->position[row] * (size_t)table->columns;
@@ -325,7 +311,7 @@ static void cpu_rope(struct device *device, const struct rows *rows, struct valu
 
 static void cpu_add(struct device *device, int n_rows, struct value out, struct value a,
                     struct value b) {
-#pragma omp parallel for num_threads(team(device, n_rows, (size_t)n_rows *(size_t)a.columns))      \
+#pragma omp parallel for num_threads(cpu_team(device, n_rows, (size_t)n_rows *(size_t)a.columns))  \
     schedule(static)
     for (int row = 0; row < n_rows; row++)
         device->kernels->add(row_of(&out, row), row_of(&a, row), row_of(&b, row),
@@ -340,8 +326,8 @@ static void cpu_add_norm(struct device *device, int n_rows, struct value sum, st
 
 static void cpu_swiglu(struct device *device, int n_rows, struct value out, struct value gate,
                        struct value up) {
-#pragma omp parallel for num_threads(team(device, n_rows, (size_t)n_rows *(size_t)gate.columns))   \
-    schedule(static)
+#pragma omp parallel for num_threads(                                                              \
+    cpu_team(device, n_rows, (size_t)n_rows *(size_t)gate.columns)) schedule(static)
     for (int row = 0; row < n_rows; row++)
         device->kernels->swiglu(row_of(&out, row), row_of(&gate, row), row_of(&up, row),
                                 (size_t)gate.columns);
@@ -407,7 +393,11 @@ const struct device_ops device_cpu = {
     .release = cpu_buffer_release,
     .upload = cpu_upload,
     .download = cpu_download,
-    .host = cpu_host,
+    .alloc_host = cpu_alloc_host,
+    .release_host = cpu_release_host,
+    .read_rows = cpu_read_rows,
+    .write_rows = cpu_write_rows,
+    .settle = cpu_settle,
     .seal = cpu_seal,
     .load = cpu_load,
     .unload = cpu_unload,

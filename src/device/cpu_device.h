@@ -1,6 +1,7 @@
 /* cpu_device.h - the CPU device's own struct: private to src/device.
  *
- * cpu.c owns memory, threads and the row-wise operators, cpu_weight.c the panels, cpu_attend.c the
+ * cpu.c owns memory, threads and the row-wise operators, cpu_rows.c what wires copy, cpu_weight.c
+ * the panels, cpu_attend.c the
  * fold, cpu_sample.c the choice of tokens, cpu_stream.c what benches compare with. Threads are
  * OpenMP's; a thread's scratch is allocated by prepare.
  */
@@ -54,6 +55,14 @@ static inline float *value_f32(const struct value *value) {
     return (float *)(value->buffer->data + value->offset);
 }
 
+/* Threads worth starting for `n` independent pieces of `elements` in all: one or the whole team,
+ * for OpenMP ends the threads that a smaller team leaves over and starts them again for the next.
+ */
+static inline int cpu_team(const struct device *device, int n, size_t elements) {
+    enum { TEAM_ELEMENTS = 1 << 15 };
+    return elements < TEAM_ELEMENTS || n < 2 ? 1 : device->options.n_threads;
+}
+
 /* Let the wire move its messages; the opening thread calls it between pieces of a long operator. */
 static inline void cpu_progress(const struct device *device) {
     if (device->options.progress) device->options.progress(device->options.progress_argument);
@@ -62,6 +71,14 @@ static inline void cpu_progress(const struct device *device) {
 /* 64-byte aligned, zeroed; released with cpu_free. */
 void *cpu_alloc(size_t n_bytes);
 void cpu_free(void *data);
+
+void *cpu_alloc_host(struct device *device, size_t n_bytes);
+void cpu_release_host(struct device *device, void *memory);
+void cpu_read_rows(struct device *device, void *to, enum element as, const struct value *from,
+                   struct rectangle part);
+void cpu_write_rows(struct device *device, const struct value *to, struct rectangle part,
+                    const void *from, enum element as);
+void cpu_settle(struct device *device);
 
 struct weight *cpu_load(struct device *device, const struct tensor *part, int n_parts);
 void cpu_unload(struct device *device, struct weight *weight);

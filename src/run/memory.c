@@ -52,9 +52,10 @@ static void take_shape(struct service *service, const struct attention *attentio
             "attention nodes of several shapes");
 }
 
-void service_open(struct service *service, const struct program *program) {
+void service_open(struct service *service, const struct program *program, enum element activation) {
     const struct graph *graph = program->graph;
-    *service = (struct service){.n_gaps = program->n_slices - 1, .n_lanes = 1};
+    *service = (struct service){
+        .n_gaps = program->n_slices - 1, .n_lanes = 1, .activation = (int32_t)activation};
     service->exchange = check_alloc(2 * (size_t)graph->n_attention, sizeof *service->exchange);
     for (int at = 0; at < graph->n_nodes; at++) {
         if (graph->node[at].op == OP_ATTENTION) take_shape(service, &graph->node[at].as.attention);
@@ -89,10 +90,12 @@ size_t decode_page_bytes(const struct service *service, int n_kv_heads, enum kv_
 }
 
 size_t decode_arena_bytes(const struct program *program, const struct service *service,
-                          const struct batch_limits *limits, int n_kv_heads, enum kv_type kv_type) {
+                          const struct batch_limits *limits, int n_kv_heads, enum kv_type kv_type,
+                          enum element activation) {
     size_t columns = (size_t)n_kv_heads * (size_t)service->head_dim * (size_t)service->n_lanes;
     size_t kv = 2 * columns * element_bytes(kv_element(kv_type));
-    size_t q = (size_t)(service->n_heads / service->n_kv_heads) * columns * sizeof(float);
+    size_t q =
+        (size_t)(service->n_heads / service->n_kv_heads) * columns * element_bytes(activation);
     size_t row = program ? program->row_bytes : 2 * q; /* Q and OUT */
     size_t picked = program ? program->picked_row_bytes : 0;
     return (size_t)limits->n_slots *

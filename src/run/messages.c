@@ -22,7 +22,8 @@ static struct most most_of(const struct service *service, struct head_share head
                            enum kv_type kv_type) {
     size_t columns = (size_t)heads.n * (size_t)service->head_dim; /* of K, likewise of V */
     size_t group = (size_t)(service->n_heads / service->n_kv_heads);
-    return (struct most){.q = (size_t)max_rows * group * columns * sizeof(float),
+    return (struct most){.q = (size_t)max_rows * group * columns *
+                              element_bytes((enum element)service->activation),
                          .kv = (size_t)max_rows * 2 * columns * element_bytes(kv_element(kv_type))};
 }
 
@@ -32,6 +33,7 @@ void messages_open(struct messages *messages, const struct topology *topology,
     bool is_model = topology->role == ROLE_MODEL;
     int first = is_model ? layout->model_ranks : 0;
     int end = is_model ? topology->n_ranks : layout->model_ranks;
+    enum element q = (enum element)service->activation, kv = kv_element(kv_type);
     size_t n_most = 2 * (size_t)topology->n_ranks * (size_t)service->n_lanes;
     *messages = (struct messages){.incoming = check_alloc(n_most, sizeof *messages->incoming),
                                   .outgoing = check_alloc(n_most, sizeof *messages->outgoing)};
@@ -41,13 +43,13 @@ void messages_open(struct messages *messages, const struct topology *topology,
         struct most most = most_of(service, heads, max_rows, kv_type);
         for (int lane = 0; lane < service->n_lanes; lane++) {
             if (is_model) {
-                add_outgoing(messages, (struct outgoing){MESSAGE_Q, lane, peer, most.q});
-                add_outgoing(messages, (struct outgoing){MESSAGE_KV, lane, peer, most.kv});
-                add_incoming(messages, (struct incoming){MESSAGE_OUT, lane, peer, most.q});
+                add_outgoing(messages, (struct outgoing){MESSAGE_Q, lane, peer, most.q, q});
+                add_outgoing(messages, (struct outgoing){MESSAGE_KV, lane, peer, most.kv, kv});
+                add_incoming(messages, (struct incoming){MESSAGE_OUT, lane, peer, most.q, q});
             } else {
-                add_incoming(messages, (struct incoming){MESSAGE_Q, lane, peer, most.q});
-                add_incoming(messages, (struct incoming){MESSAGE_KV, lane, peer, most.kv});
-                add_outgoing(messages, (struct outgoing){MESSAGE_OUT, lane, peer, most.q});
+                add_incoming(messages, (struct incoming){MESSAGE_Q, lane, peer, most.q, q});
+                add_incoming(messages, (struct incoming){MESSAGE_KV, lane, peer, most.kv, kv});
+                add_outgoing(messages, (struct outgoing){MESSAGE_OUT, lane, peer, most.q, q});
             }
         }
     }

@@ -1,11 +1,15 @@
 /* mpi.c - values and headers over MPI (wire.h).
  *
  * Every message this rank can receive has a buffer and a receive posted in it from the start, one
- * per (slot, message, lane, peer); taking it posts it again. Sends are copied into a buffer of
- * their own: the reply from the same peer proves the buffer free, so no send is ever waited for in
- * the loop. A small header in front of the payload says what the message is, and is compared: MPI's
- * tags pair, the list of turns orders, the header proves. MPI moves nothing while a rank computes,
- * so progress() is called from inside long operators. Every wire has a communicator of its own, so
+ * per (slot, message, lane, peer). Sends have buffers of their own: the reply from the same peer
+ * proves the buffer free, so no send is ever waited for in the loop. The device copies between
+ * values and these buffers, which lie in memory that it reaches fastest, and converts where the
+ * ends of a message compute in different elements; MPI never sees an address of the device. A
+ * scatter waits once for the copies of all its blocks. A gather does not wait: receives that it
+ * took are posted again behind the next scatter's wait, which comes before the peer can answer. A
+ * small header in front of the payload says what the message is, and is compared: MPI's tags pair,
+ * the list of turns orders, the header proves. MPI moves nothing while a rank computes, so
+ * progress() is called from inside long operators. Every wire has a communicator of its own, so
  * that its tags are nobody else's. MPI_THREAD_FUNNELED: only the thread that opened the wire calls
  * in here.
  */
@@ -34,10 +38,12 @@ struct port {
     struct envelope *envelope; /* then most_bytes of payload */
     size_t most_bytes;
     enum message message;
+    enum element element; /* of the payload */
     int slot, lane, peer;
     uint32_t n_uses;
     bool active;  /* a receive is posted, or a send is on its way */
     bool arrived; /* the receive is complete and not yet taken */
+    bool filled;  /* the payload of a send is being copied */
 };
 
 struct wire {
@@ -50,6 +56,8 @@ struct wire {
     int *incoming_at, *outgoing_at; /* (MESSAGES, MAX_LANES, n_ranks) a slot's port, or -1 */
     int *index;                     /* of completed receives, for MPI_Testsome */
     MPI_Status *status;
+    int *taken; /* (n_taken of n_receives) receives whose payload is being copied */
+    int n_taken;
     int64_t last_progress_ns;
 };
 
@@ -104,12 +112,11 @@ static void open_comm(struct wire *wire) {
     CHECK_MPI(MPI_Comm_size(wire->comm, &wire->n_ranks));
 }
 
-static void open_port(struct port *port, enum message message, int slot, int lane, int peer,
-                      size_t most_bytes) {
-    REQUIRE(most_bytes <= WIRE_MOST_BYTES, "a message of %zu bytes", most_bytes);
-    *port = (struct port){
-        .most_bytes = most_bytes, .message = message, .slot = slot, .lane = lane, .peer = peer};
-    port->envelope = check_alloc(1, sizeof *port->envelope + most_bytes);
+/* `port` says all but the buffer. */
+static void open_port(const struct wire *wire, struct port *port) {
+    REQUIRE(port->most_bytes <= WIRE_MOST_BYTES, "a message of %zu bytes", port->most_bytes);
+    port->envelope = wire->options.device_ops->alloc_host(
+        wire->options.device, sizeof *port->envelope + port->most_bytes);
 }
 
 /* Where a message's place in a table of ports is. */
@@ -141,13 +148,20 @@ static void open_receives(struct wire *wire) {
     wire->receive_request = check_alloc((size_t)wire->n_receives, sizeof(MPI_Request));
     wire->index = check_alloc((size_t)wire->n_receives, sizeof *wire->index);
     wire->status = check_alloc((size_t)wire->n_receives, sizeof *wire->status);
+    wire->taken = check_alloc((size_t)wire->n_receives, sizeof *wire->taken);
     wire->incoming_at = open_table(wire);
     for (int at = 0; at < options->n_incoming; at++) {
         const struct incoming *in = &options->incoming[at];
         *place_of(wire, wire->incoming_at, in->message, in->lane, in->peer) = at;
         for (int slot = 0; slot < options->n_slots; slot++) {
             int port = slot * options->n_incoming + at;
-            open_port(&wire->receive[port], in->message, slot, in->lane, in->peer, in->most_bytes);
+            wire->receive[port] = (struct port){.most_bytes = in->most_bytes,
+                                                .message = in->message,
+                                                .element = in->element,
+                                                .slot = slot,
+                                                .lane = in->lane,
+                                                .peer = in->peer};
+            open_port(wire, &wire->receive[port]);
             post_receive(wire, port);
         }
     }
@@ -164,7 +178,13 @@ static void open_sends(struct wire *wire) {
         *place_of(wire, wire->outgoing_at, out->message, out->lane, out->peer) = at;
         for (int slot = 0; slot < options->n_slots; slot++) {
             int port = slot * options->n_outgoing + at;
-            open_port(&wire->send[port], out->message, slot, out->lane, out->peer, out->most_bytes);
+            wire->send[port] = (struct port){.most_bytes = out->most_bytes,
+                                             .message = out->message,
+                                             .element = out->element,
+                                             .slot = slot,
+                                             .lane = out->lane,
+                                             .peer = out->peer};
+            open_port(wire, &wire->send[port]);
             wire->send_request[port] = MPI_REQUEST_NULL;
         }
     }
@@ -257,108 +277,124 @@ static void wait_sent(struct wire *wire, int at) {
 /* ---- scatter and gather -----------------------------------------------------------------------
  */
 
-/* Rows of a block between a value and the contiguous payload. */
-static void copy_block(const struct wire *wire, const struct value *value,
-                       const struct block *block, unsigned char *payload, bool to_payload) {
-    size_t element = element_bytes(value->element);
-    size_t row_bytes = (size_t)block->n_columns * element, stride = (size_t)value->stride * element;
-    unsigned char *base = wire->options.device->host(value->buffer);
-    REQUIRE(base, "the mpi wire needs values the host can read");
-    base += value->offset + (size_t)block->row * stride + (size_t)block->column * element;
-    if (stride == row_bytes) {
-        size_t n_bytes = (size_t)block->n_rows * row_bytes;
-        memcpy(to_payload ? payload : base, to_payload ? base : payload, n_bytes);
-        return;
-    }
-    for (int row = 0; row < block->n_rows; row++) {
-        unsigned char *at = base + (size_t)row * stride;
-        memcpy(to_payload ? payload : at, to_payload ? at : payload, row_bytes);
-        payload += row_bytes;
-    }
+static struct rectangle part_of(const struct block *block) {
+    return (struct rectangle){block->row, block->n_rows, block->column, block->n_columns};
 }
 
-static size_t block_bytes(const struct value *value, const struct block *block) {
-    return (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(value->element);
+static size_t block_bytes(const struct port *port, const struct block *block) {
+    return (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(port->element);
+}
+
+/* The copies that were enqueued are done: what was taken may come again. */
+static void settle(struct wire *wire) {
+    wire->options.device_ops->settle(wire->options.device);
+    for (int at = 0; at < wire->n_taken; at++)
+        post_receive(wire, wire->taken[at]);
+    wire->n_taken = 0;
 }
 
 /* The port's buffer, free to be filled with `n_bytes` of payload. */
-static unsigned char *begin_send(struct wire *wire, int at, size_t n_bytes) {
+static unsigned char *begin_send(struct wire *wire, int at, int layer, size_t n_bytes) {
     struct port *port = &wire->send[at];
     REQUIRE(n_bytes <= port->most_bytes, "%zu bytes of %s, at most %zu", n_bytes,
             message_name(port->message), port->most_bytes);
     wait_sent(wire, at);
-    return (unsigned char *)(port->envelope + 1);
-}
-
-static void end_send(struct wire *wire, int at, int layer, size_t n_bytes) {
-    struct port *port = &wire->send[at];
     *port->envelope = (struct envelope){.message = (int32_t)port->message,
                                         .slot = port->slot,
                                         .layer = layer,
                                         .lane = port->lane,
                                         .use = port->n_uses++,
                                         .n_bytes = (uint32_t)n_bytes};
+    port->filled = true;
+    return (unsigned char *)(port->envelope + 1);
+}
+
+static void end_send(struct wire *wire, int at) {
+    struct port *port = &wire->send[at];
+    port->filled = false;
     port->active = true;
-    CHECK_MPI(MPI_Isend(port->envelope, (int)(sizeof *port->envelope + n_bytes), MPI_BYTE,
-                        port->peer, tag_of(port->message, port->slot, port->lane), wire->comm,
-                        &wire->send_request[at]));
+    CHECK_MPI(MPI_Isend(port->envelope, (int)(sizeof *port->envelope + port->envelope->n_bytes),
+                        MPI_BYTE, port->peer, tag_of(port->message, port->slot, port->lane),
+                        wire->comm, &wire->send_request[at]));
+}
+
+/* Wait for the copies of some blocks and send them. */
+static void send_blocks(struct wire *wire, struct address address, const struct block *block,
+                        int n_blocks) {
+    settle(wire);
+    for (int at = 0; at < n_blocks; at++)
+        end_send(wire, find_port(wire, wire->outgoing_at, wire->options.n_outgoing, address,
+                                 block[at].peer));
 }
 
 static size_t mpi_scatter(struct wire *wire, struct address address, const struct value *value,
                           const struct fan *fan) {
+    const struct wire_options *options = &wire->options;
     size_t total = 0;
+    int n_sent = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
-        int which =
-            find_port(wire, wire->outgoing_at, wire->options.n_outgoing, address, block->peer);
-        size_t n_bytes = block_bytes(value, block);
-        copy_block(wire, value, block, begin_send(wire, which, n_bytes), true);
-        end_send(wire, which, address.layer, n_bytes);
+        int which = find_port(wire, wire->outgoing_at, options->n_outgoing, address, block->peer);
+        if (wire->send[which].filled) { /* a second block to this peer */
+            send_blocks(wire, address, fan->block + n_sent, at - n_sent);
+            n_sent = at;
+        }
+        size_t n_bytes = block_bytes(&wire->send[which], block);
+        options->device_ops->read_rows(options->device,
+                                       begin_send(wire, which, address.layer, n_bytes),
+                                       wire->send[which].element, value, part_of(block));
         total += n_bytes;
     }
+    send_blocks(wire, address, fan->block + n_sent, fan->n_blocks - n_sent);
     return total;
 }
 
 static size_t mpi_gather(struct wire *wire, struct address address, const struct value *value,
                          const struct fan *fan) {
+    const struct wire_options *options = &wire->options;
     size_t total = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
-        int which =
-            find_port(wire, wire->incoming_at, wire->options.n_incoming, address, block->peer);
+        int which = find_port(wire, wire->incoming_at, options->n_incoming, address, block->peer);
         struct port *port = &wire->receive[which];
+        if (!port->active && !port->arrived) settle(wire); /* taken, and not posted since */
         wait_arrival(wire, port, address);
-        size_t n_bytes = block_bytes(value, block);
+        size_t n_bytes = block_bytes(port, block);
         if (port->envelope->layer != address.layer || port->envelope->n_bytes != n_bytes)
             check_fail(
                 "rank %d: %s from rank %d: expected layer %d with %zu bytes, got layer %d with "
                 "%u bytes",
-                wire->options.rank, message_name(address.message), block->peer, address.layer,
-                n_bytes, port->envelope->layer, port->envelope->n_bytes);
-        copy_block(wire, value, block, (unsigned char *)(port->envelope + 1), false);
+                options->rank, message_name(address.message), block->peer, address.layer, n_bytes,
+                port->envelope->layer, port->envelope->n_bytes);
+        options->device_ops->write_rows(options->device, value, part_of(block), port->envelope + 1,
+                                        port->element);
         port->n_uses += 1;
-        post_receive(wire, which);
+        port->arrived = false;
+        wire->taken[wire->n_taken++] = which;
         total += n_bytes;
     }
     return total;
 }
 
 static void mpi_drain(struct wire *wire) {
+    settle(wire);
     for (int at = 0; at < wire->n_sends; at++)
         wait_sent(wire, at);
 }
 
 static void mpi_close(struct wire *wire) {
     if (!wire) return;
+    const struct wire_options *options = &wire->options;
+    options->device_ops->settle(options->device);
     for (int at = 0; at < wire->n_receives; at++) {
         if (wire->receive[at].active) { /* a cancelled receive completes without its sender */
             CHECK_MPI(MPI_Cancel(&wire->receive_request[at]));
             CHECK_MPI(MPI_Wait(&wire->receive_request[at], MPI_STATUS_IGNORE));
         }
-        free(wire->receive[at].envelope);
+        options->device_ops->release_host(options->device, wire->receive[at].envelope);
     }
     for (int at = 0; at < wire->n_sends; at++)
-        free(wire->send[at].envelope);
+        options->device_ops->release_host(options->device, wire->send[at].envelope);
     free(wire->receive);
     free(wire->send);
     free(wire->receive_request);
@@ -367,6 +403,7 @@ static void mpi_close(struct wire *wire) {
     free(wire->outgoing_at);
     free(wire->index);
     free(wire->status);
+    free(wire->taken);
     CHECK_MPI(MPI_Comm_free(&wire->comm));
     free(wire);
 }
@@ -393,12 +430,13 @@ struct control {
 struct control *control_open(const struct wire_options *options, int n_ranks, size_t most_bytes) {
     struct control *control = check_alloc(1, sizeof *control);
     struct wire_options own = *options;
-    struct incoming in = {MESSAGE_STEP, 0, 0, most_bytes};
+    struct incoming in = {.message = MESSAGE_STEP, .most_bytes = most_bytes};
     struct outgoing *out = check_alloc((size_t)n_ranks, sizeof *out);
     bool leader = options->rank == 0;
     control->n_peers = leader ? n_ranks - 1 : 0;
     for (int peer = 0; peer < control->n_peers; peer++)
-        out[peer] = (struct outgoing){MESSAGE_STEP, 0, peer + 1, most_bytes};
+        out[peer] =
+            (struct outgoing){.message = MESSAGE_STEP, .peer = peer + 1, .most_bytes = most_bytes};
     own.incoming = &in;
     own.n_incoming = leader ? 0 : 1;
     own.outgoing = out;
@@ -412,8 +450,8 @@ struct control *control_open(const struct wire_options *options, int n_ranks, si
 void control_post(struct control *control, int slot, const void *data, size_t n_bytes) {
     for (int peer = 0; peer < control->n_peers; peer++) {
         int at = slot * control->n_peers + peer;
-        memcpy(begin_send(control->wire, at, n_bytes), data, n_bytes);
-        end_send(control->wire, at, 0, n_bytes);
+        memcpy(begin_send(control->wire, at, 0, n_bytes), data, n_bytes);
+        end_send(control->wire, at);
     }
 }
 
