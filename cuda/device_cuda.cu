@@ -203,6 +203,16 @@ static int count(void) {
     return cudaGetDeviceCount(&n_devices) == cudaSuccess ? n_devices : 0;
 }
 
+static void identify(const struct device_options *options, char id[DEVICE_ID_BYTES]) {
+    int index = options->index % count();
+    struct cudaDeviceProp properties;
+    CHECK_CUDA(cudaSetDevice(index));
+    CHECK_CUDA(cudaFree(NULL)); /* starts it */
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
+    for (int at = 0; at < 16; at++)
+        snprintf(id + 2 * at, 3, "%02x", (unsigned char)properties.uuid.bytes[at]);
+}
+
 static int64_t free_bytes(const struct device_options *options) {
     size_t n_free = 0, n_all = 0;
     if (cudaSetDevice(options->index % count()) != cudaSuccess ||
@@ -414,6 +424,7 @@ static struct device_ops make_ops(void) {
     ops.activation = ELEMENT_BF16;
     ops.joins_weights = true;
     ops.count = count;
+    ops.identify = identify;
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;
     ops.prepare_bytes = prepare_bytes;

@@ -26,11 +26,11 @@ bool budget_limits(struct batch_limits *limits, const struct options *options,
 /* What sizes follow from. */
 struct budget_basis {
     const struct program *program;       /* of model ranks; not looked at for attention ranks */
-    const struct device_ops *device_ops; /* of all ranks */
+    const struct device_ops *device_ops; /* of the rank */
     const struct service *service;
     const struct layout *layout;
     const struct batch_limits *limits;
-    int64_t weight_bytes; /* of the model's weights on its device */
+    int64_t weight_bytes; /* of the model's weights on that device */
     int vocabulary;
     int n_threads; /* of a rank */
     const struct options *options;

@@ -137,9 +137,10 @@ struct device_limits {
     int n_heads, n_kv_heads, head_dim; /* attention held here; 0 on a rank without */
 };
 
+enum { DEVICE_ID_BYTES = 40 };
 struct device_options {
     int n_threads;
-    int index;                /* of several devices of the kind in this host: rank on the host */
+    int index;                /* rank on the host: modulo how many there are, which of them */
     int isa;                  /* enum isa_wish: 0 lets the device choose */
     void (*progress)(void *); /* called by the opening thread inside long operators, or NULL */
     void *progress_argument;
@@ -154,6 +155,9 @@ struct device_ops {
 
     /* How many of the kind this host shows; 0: none, or not built. */
     int (*count)(void);
+    /* Start the processor that `options` name, so that what this takes is no longer free, and say
+     * which it is: the same text for all ranks that use it, "" where it uses the host's memory. */
+    void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);
     /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */
     int64_t (*free_bytes)(const struct device_options *options);
     /* False with a fault when the processor is not there or lacks what was asked for. */

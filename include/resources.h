@@ -17,6 +17,8 @@ struct resources {
         *threads_from;    /* "--threads", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "affinity" */
     int64_t memory_bytes; /* this rank's part of what the host, cgroup and Slurm allow, less 10 % */
     const char *memory_from;
+    const char *memory_of; /* "host", or "device" where that has memory of its own */
+    int n_memory_sharing;  /* ranks that it is divided among */
 };
 
 /* Collective over the group: masks are compared over the ranks of each host. Threads: --threads,
@@ -29,6 +31,10 @@ void resources_find(struct resources *resources, const struct options *options,
  * `n_sharing`, itself included. Local. */
 void resources_share(struct resources *resources, const struct options *options,
                      const struct environment *environment, int n_local, int n_sharing);
+
+/* The rank computes on a device with memory of its own, of which this much is free and which it
+ * shares with so many ranks, itself included. */
+void resources_use_device(struct resources *resources, int64_t free_bytes, int n_sharing);
 
 /* Bytes the smallest of cgroup v1/v2 limit, Slurm's limits and MemAvailable leaves on this host;
  * *from names it. Pages of files that a cgroup has read and not looked at again are not in use:

@@ -42,7 +42,7 @@ struct topology {
     int index;             /* among the attention ranks; -1 on a model rank */
     int owner, head_index; /* of an attention rank */
     char host[64];
-    int n_local;             /* ranks of this host */
+    int n_local, local_rank; /* ranks of this host, and this one's place among them */
     int64_t clock_offset_ns; /* leader's clock_now_ns minus ours */
     double deadline_s;
     int comm; /* MPI_Comm_c2f of the group's communicator */
@@ -91,6 +91,10 @@ void topology_broadcast(const struct topology *topology, void *data, size_t n_by
 /* Every rank's n_bytes to the leader, one behind another in rank order: (n_ranks, n_bytes). */
 void topology_collect(const struct topology *topology, const void *mine, size_t n_bytes, void *all,
                       const char *what, double seconds);
+/* How many ranks, this one included, have the same n_bytes in `mine`. No rank returns before all
+ * have called. */
+int topology_count_same(const struct topology *topology, const void *mine, size_t n_bytes,
+                        const char *what, double seconds);
 /* What a rank tells the leader while decode goes on; nobody waits for it. */
 struct mail {
     int32_t rank, good;

@@ -156,6 +156,38 @@ static void ranks_hold_their_share(void **state) {
                      2 * (256 * (1000 + 1536) + 32 * 3) + 3000000 + 50000 + 90 + 64);
 }
 
+/* A model rank that computes in two bytes, attention ranks that do in four or two: messages follow
+ * the model rank, values the rank's own device. */
+static void messages_are_what_the_model_computes_in(void **state) {
+    (void)state;
+    struct options options = defaults();
+    options.kv_type = KV_BF16;
+    struct batch_limits limits = limits_of(&options, &two);
+    struct service mixed = service;
+    mixed.activation = ELEMENT_BF16;
+    struct device_ops brief = made_up;
+    brief.activation = ELEMENT_BF16;
+    struct program program = {.row_bytes = 1000, .picked_row_bytes = 3};
+    struct budget_basis basis = {.program = &program,
+                                 .device_ops = &made_up,
+                                 .service = &mixed,
+                                 .layout = &two,
+                                 .limits = &limits,
+                                 .n_threads = 1,
+                                 .options = &options};
+    int header = 4 * (6 + 64 + 32 * 4 + 256 + 32 * 2), own = 1000000 + 60 + 64;
+    /* 6 heads of 64 are 1536 bytes in f32 and 768 in bf16; K and V of 2 heads are 512 */
+    assert_int_equal(budget_of_rank(&basis, 1).work_bytes,
+                     2 * 256 * (2 * 1536 + 512) + 2 * 256 * (2 * 768 + 512) + 2 * header + own);
+    basis.device_ops = &brief;
+    assert_int_equal(budget_of_rank(&basis, 1).work_bytes,
+                     2 * 256 * (2 * 768 + 512) + 2 * 256 * (2 * 768 + 512) + 2 * header + own);
+    /* Q and OUT of 9 heads: 1152 bytes */
+    assert_int_equal(budget_of_rank(&basis, 0).work_bytes, 2 * (256 * (1000 + 768) + 32 * 3) +
+                                                               2 * 256 * (2 * 1152 + 768) +
+                                                               2 * 2 * header + 1000000);
+}
+
 static void pages_follow_memory(void **state) {
     (void)state;
     struct options options = defaults();
@@ -207,6 +239,7 @@ int main(void) {
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(messages_that_mpi_cannot_carry_are_refused),
         cmocka_unit_test(ranks_hold_their_share),
+        cmocka_unit_test(messages_are_what_the_model_computes_in),
         cmocka_unit_test(pages_follow_memory),
         cmocka_unit_test(pages_as_asked_for),
         cmocka_unit_test(more_than_there_is_does_not_fit),

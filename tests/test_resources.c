@@ -79,12 +79,28 @@ static void version_1_counts_whole_trees(void **state) {
     left("v1", &nothing_said, 700000, "cgroup memory.limit_in_bytes");
 }
 
+/* Of 1000000 bytes a third each, less a tenth. */
+static void ranks_of_a_device_divide_its_memory(void **state) {
+    (void)state;
+    struct options options;
+    struct resources resources;
+    options_defaults(&options, COMMAND_GENERATE);
+    resources_share(&resources, &options, &nothing_said, 2, 1);
+    assert_string_equal(resources.memory_of, "host");
+    assert_int_equal(resources.n_memory_sharing, 2);
+    resources_use_device(&resources, 1000000, 3);
+    assert_int_equal(resources.memory_bytes, 299997);
+    assert_string_equal(resources.memory_of, "device");
+    assert_int_equal(resources.n_memory_sharing, 3);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_known),
         cmocka_unit_test(available_memory),
         cmocka_unit_test(files_read_are_not_in_use),
         cmocka_unit_test(version_1_counts_whole_trees),
+        cmocka_unit_test(ranks_of_a_device_divide_its_memory),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -27,26 +27,23 @@ static bool is_colocated(const struct run *run) {
     return run->topology.layout.attention_ranks == 0;
 }
 
-/* Which device this rank is to use. A GPU rank beside others needs a wire that reaches its memory.
- */
-static void choose_device(struct run *run, struct fault *fault) {
-    const struct options *options = run->options;
-    const char *role = role_name(run->topology.role);
-    enum device_wish wish =
-        compose_is_model(run) ? options->model_device : options->attention_device;
-    bool alone = run->topology.n_ranks == 1, here = device_cuda.count() > 0;
+const struct device_ops *compose_device_ops(const struct options *options, enum role role,
+                                            bool alone, struct fault *fault) {
+    bool model = role == ROLE_MODEL && options->command != COMMAND_BENCH_ATTENTION;
+    enum device_wish wish = model ? options->model_device : options->attention_device;
+    bool here = device_cuda.count() > 0;
     if (wish == DEVICE_WISH_CUDA && !here)
         fault_user(fault,
                    "--%s-device cuda: no GPU is visible, or this lamina was built without CUDA "
                    "(cmake --preset cuda)",
-                   role);
-    if (wish == DEVICE_WISH_CUDA && !alone)
-        fault_user(fault,
-                   "--%s-device cuda: a GPU rank works alone yet (colocated): its messages to "
-                   "other ranks are not built",
-                   role);
-    bool gpu = alone && here && wish != DEVICE_WISH_CPU;
-    run->device_ops = gpu ? &device_cuda : &device_cpu;
+                   model ? "model" : "attention");
+    bool gpu = here && (wish == DEVICE_WISH_CUDA || (wish == DEVICE_WISH_AUTO && alone));
+    return gpu ? &device_cuda : &device_cpu;
+}
+
+static void choose_device(struct run *run, struct fault *fault) {
+    run->device_ops =
+        compose_device_ops(run->options, run->topology.role, run->topology.n_ranks == 1, fault);
 }
 
 /* The model's header, and the program made of it. */
@@ -118,18 +115,22 @@ static void progress(void *argument) {
 static struct device_options device_options(struct run *run) {
     bool alone = run->topology.n_ranks == 1;
     return (struct device_options){.n_threads = run->resources.n_threads,
+                                   .index = run->topology.local_rank,
                                    .isa = (int)run->options->isa,
                                    .progress = alone ? NULL : progress,
                                    .progress_argument = run};
 }
 
-/* A device with memory of its own holds the cache there. */
+/* A device with memory of its own holds all there. It is asked what is free when all ranks have
+ * started theirs, and before any of them takes more. */
 static void find_memory(struct run *run) {
     struct device_options options = device_options(run);
+    run->device_ops->identify(&options, run->device_id);
+    int n_sharing =
+        topology_count_same(&run->topology, run->device_id, sizeof run->device_id,
+                            "comparison of devices", run->options->deadline_s * PATIENCE);
     int64_t n_bytes = run->device_ops->free_bytes(&options);
-    if (n_bytes < 0) return;
-    run->resources.memory_bytes = n_bytes / 10 * 9;
-    run->resources.memory_from = "free on the device";
+    if (n_bytes >= 0) resources_use_device(&run->resources, n_bytes, n_sharing);
 }
 
 /* Pages this rank's memory can hold. */

@@ -74,41 +74,75 @@ static bool find_layout(struct dry_run *dry, struct fault *fault) {
            layout_partition(&dry->layout, &wished, dry->service.n_kv_heads, fault);
 }
 
+/* The graph as compose.c opens it for a model rank on such a device, cut or left whole. */
+static void open_program(struct dry_run *dry, const struct device_ops *ops, bool colocated) {
+    service_close(&dry->service);
+    program_close(&dry->program);
+    graph_close(&dry->graph);
+    graph_open(&dry->graph,
+               (struct graph_options){.element_bytes = (int)element_bytes(ops->activation),
+                                      .joins_weights = ops->joins_weights});
+    model_write_graph(&dry->graph, &dry->model);
+    program_open(&dry->program, &dry->graph, colocated);
+    service_open(&dry->service, &dry->program, ops->activation);
+}
+
+static int n_ranks(const struct dry_run *dry) {
+    return dry->layout.model_ranks + dry->layout.attention_ranks;
+}
+
+static const struct device_ops *device_of(const struct dry_run *dry, int rank,
+                                          struct fault *fault) {
+    enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
+    return compose_device_ops(dry->options, role, n_ranks(dry) == 1, fault);
+}
+
 static bool open_model(struct dry_run *dry, struct fault *fault) {
     if (!source_open(&dry->source, &dry->model, dry->options->model, dry->options->seed, fault))
         return false;
-    graph_open(&dry->graph, (struct graph_options){.element_bytes = (int)sizeof(float)});
-    model_write_graph(&dry->graph, &dry->model);
     /* cut, to learn the shapes; how it is cut does not change them */
-    program_open(&dry->program, &dry->graph, false);
-    service_open(&dry->service, &dry->program, ELEMENT_F32);
+    open_program(dry, &device_cpu, false);
     if (!find_layout(dry, fault)) return false;
-    if (dry->layout.attention_ranks == 0) {
-        service_close(&dry->service);
-        program_close(&dry->program);
-        program_open(&dry->program, &dry->graph, true);
-        service_open(&dry->service, &dry->program, ELEMENT_F32);
-    }
+    for (int rank = 0; rank < n_ranks(dry); rank++)
+        device_of(dry, rank, fault);
+    if (fault->kind != FAULT_NONE) return false;
+    open_program(dry, device_of(dry, 0, fault), dry->layout.attention_ranks == 0);
     return budget_limits(&dry->limits, dry->options, &dry->layout, &dry->service,
                          dry->model.context, fault);
 }
 
 static struct budget budget_of(const struct dry_run *dry, int rank) {
+    struct fault none = {0};
+    const struct device_ops *ops = device_of(dry, rank, &none);
     struct budget_basis basis = {.program = &dry->program,
-                                 .device_ops = &device_cpu,
+                                 .device_ops = ops,
                                  .service = &dry->service,
                                  .layout = &dry->layout,
                                  .limits = &dry->limits,
                                  .weight_bytes =
-                                     (int64_t)weights_bytes(&dry->graph, &dry->source, &device_cpu),
+                                     (int64_t)weights_bytes(&dry->graph, &dry->source, ops),
                                  .vocabulary = dry->model.vocabulary,
                                  .n_threads = dry->resources.n_threads,
                                  .options = dry->options};
     return budget_of_rank(&basis, rank);
 }
 
-static int n_ranks(const struct dry_run *dry) {
-    return dry->layout.model_ranks + dry->layout.attention_ranks;
+/* What a rank may use when all ranks run on this host. */
+static struct resources resources_of(const struct dry_run *dry, int rank) {
+    struct fault none = {0};
+    struct resources resources = dry->resources;
+    const struct device_ops *ops = device_of(dry, rank, &none);
+    struct device_options options = {.index = rank};
+    char mine[DEVICE_ID_BYTES], other[DEVICE_ID_BYTES];
+    int n_sharing = 0;
+    ops->identify(&options, mine);
+    for (int at = 0; mine[0] && at < n_ranks(dry); at++) {
+        struct device_options others = {.index = at};
+        device_of(dry, at, &none)->identify(&others, other);
+        n_sharing += strcmp(mine, other) == 0;
+    }
+    if (n_sharing > 0) resources_use_device(&resources, ops->free_bytes(&options), n_sharing);
+    return resources;
 }
 
 static bool as_started(const struct dry_run *dry) {
@@ -125,7 +159,8 @@ static bool find_pages(struct dry_run *dry, struct fault *fault) {
     int64_t least = INT32_MAX;
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         struct budget budget = budget_of(dry, rank);
-        int64_t pages = budget_own_pages(&budget, dry->options, dry->resources.memory_bytes);
+        int64_t pages =
+            budget_own_pages(&budget, dry->options, resources_of(dry, rank).memory_bytes);
         least = pages < least ? pages : least;
     }
     dry->limits.n_pages = budget_pages(&dry->limits, dry->options, least);
@@ -290,28 +325,45 @@ static void print_layout(const struct dry_run *dry) {
                            : 0));
 }
 
+/* Whether there is enough of the host's memory, or of devices'. */
+static void print_room(const struct dry_run *dry, const char *memory_of) {
+    struct resources least = {.memory_bytes = INT64_MAX};
+    char size[PROGRESS_TEXT_BYTES];
+    bool enough = true;
+    for (int rank = 0; rank < n_ranks(dry); rank++) {
+        struct resources resources = resources_of(dry, rank);
+        struct budget budget = budget_of(dry, rank);
+        if (strcmp(resources.memory_of, memory_of) != 0) continue;
+        if (resources.memory_bytes < least.memory_bytes) least = resources;
+        enough = enough && budget.weight_bytes + budget.work_bytes +
+                                   budget.page_bytes * dry->limits.n_pages <=
+                               resources.memory_bytes;
+    }
+    if (!least.memory_from) return;
+    printf("memory     %s a rank when all run on this host (%s, less a tenth): %s\n",
+           progress_size(size, least.memory_bytes), least.memory_from,
+           enough ? "enough"
+                  : "not enough; a smaller --kv-tokens, --max-batch or --context, or more hosts");
+}
+
 static void print_memory(const struct dry_run *dry) {
     char weights[PROGRESS_TEXT_BYTES], work[PROGRESS_TEXT_BYTES], kv[PROGRESS_TEXT_BYTES],
         all[PROGRESS_TEXT_BYTES], share[REPORT_SHARE_BYTES];
-    int64_t most = 0;
     printf("\n%4s  %-9s  %10s  %22s  %10s  %10s  %s\n", "rank", "role", "weights",
            "activations + messages", "KV", "in all", "holds");
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         struct budget budget = budget_of(dry, rank);
         int64_t kv_bytes = budget.page_bytes * dry->limits.n_pages;
         int64_t bytes = budget.weight_bytes + budget.work_bytes + kv_bytes;
-        if (bytes > most) most = bytes;
         printf("%4d  %-9s  %10s  %22s  %10s  %10s  %s\n", rank,
                role_name(rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION),
                progress_size(weights, budget.weight_bytes), progress_size(work, budget.work_bytes),
                progress_size(kv, kv_bytes), progress_size(all, bytes),
                report_share(share, &dry->layout, dry->service.n_kv_heads, rank));
     }
-    printf("\nmemory     %s a rank when all run on this host (%s, less a tenth): %s\n",
-           progress_size(all, dry->resources.memory_bytes), dry->resources.memory_from,
-           most <= dry->resources.memory_bytes ? "enough"
-                                               : "not enough; a smaller --kv-tokens, --max-batch "
-                                                 "or --context, or more hosts");
+    printf("\n");
+    print_room(dry, "host");
+    print_room(dry, "device");
 }
 
 /* ---- its life ---------------------------------------------------------------------------------

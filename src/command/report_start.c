@@ -17,9 +17,10 @@
 /* What a rank says of itself. */
 struct rank_line {
     int32_t role, n_cpus, n_sharing, n_host_cpus, n_threads;
-    int32_t n_local;
+    int32_t n_memory_sharing;
     int64_t memory_bytes, weight_bytes, work_bytes, page_bytes;
-    char host[64], device[96], threads[48], threads_from[32], memory_from[48];
+    char host[64], device[96], device_id[DEVICE_ID_BYTES], threads[48], threads_from[32],
+        memory_from[48], memory_of[8];
 };
 
 static struct rank_line describe_rank(const struct report_run *run) {
@@ -29,17 +30,19 @@ static struct rank_line describe_rank(const struct report_run *run) {
                              .n_sharing = resources->n_sharing,
                              .n_host_cpus = resources->n_host_cpus,
                              .n_threads = resources->n_threads,
-                             .n_local = run->topology->n_local,
+                             .n_memory_sharing = resources->n_memory_sharing,
                              .memory_bytes = resources->memory_bytes,
                              .weight_bytes = run->budget.weight_bytes,
                              .work_bytes = run->budget.work_bytes,
                              .page_bytes = run->budget.page_bytes};
     snprintf(line.host, sizeof line.host, "%s", run->topology->host);
     snprintf(line.device, sizeof line.device, "%s", run->device);
+    snprintf(line.device_id, sizeof line.device_id, "%s", run->device_id);
     snprintf(line.threads, sizeof line.threads, "%d %s", resources->n_threads,
              resources->threads_from);
     snprintf(line.threads_from, sizeof line.threads_from, "%s", resources->threads_from);
     snprintf(line.memory_from, sizeof line.memory_from, "%s", resources->memory_from);
+    snprintf(line.memory_of, sizeof line.memory_of, "%s", resources->memory_of);
     return line;
 }
 
@@ -160,14 +163,36 @@ static void say_kv(const struct report_run *run) {
         limits->n_owners, limits->n_owners == 1 ? "" : "s", why);
 }
 
-static void say_wire(const struct report_run *run) {
+/* The ranks that use the device of `first`, once, where they are several. */
+static void say_sharing(const struct rank_line *line, int n_ranks, int first) {
+    char ranks[256];
+    int n = snprintf(ranks, sizeof ranks, "%d", first), last = -1;
+    for (int rank = 0; rank < n_ranks; rank++) {
+        if (strcmp(line[rank].device_id, line[first].device_id) != 0) continue;
+        if (rank < first) return;
+        if (last > first && n < (int)sizeof ranks)
+            n += snprintf(ranks + n, sizeof ranks - (size_t)n, ", %d", last);
+        last = rank;
+    }
+    if (last == first) return;
+    log_note("devices: ranks %s and %d share %.*s and its memory", ranks, last,
+             (int)strcspn(line[first].device, ","), line[first].device);
+}
+
+static void say_wire(const struct report_run *run, const struct rank_line *line) {
     if (!run->wire) {
         log_note("wire: none (colocated)");
         log_note("prefill: on the model rank, which holds the KV cache");
         return;
     }
-    log_note("wire: %s (values are in host memory), driven while computing: %s", run->wire,
+    bool gpu = false;
+    for (int rank = 0; rank < run->topology->n_ranks; rank++)
+        gpu = gpu || line[rank].device_id[0];
+    log_note("wire: %s (the only one built; %s), driven while computing: %s", run->wire,
+             gpu ? "staged through pinned memory by ranks on GPUs" : "values are in host memory",
              run->options->wire_progress ? "on" : "off");
+    for (int rank = 0; rank < run->topology->n_ranks; rank++)
+        if (line[rank].device_id[0]) say_sharing(line, run->topology->n_ranks, rank);
     log_note("q-first: %s", run->options->q_first ? "on" : "off");
     log_note("prefill: on the attention ranks, chunk by chunk (the only way built)");
 }
@@ -178,7 +203,8 @@ static bool same_threads(const struct rank_line *a, const struct rank_line *b) {
 }
 
 static bool same_memory(const struct rank_line *a, const struct rank_line *b) {
-    return a->n_local == b->n_local && strcmp(a->memory_from, b->memory_from) == 0;
+    return a->n_memory_sharing == b->n_memory_sharing &&
+           strcmp(a->memory_from, b->memory_from) == 0;
 }
 
 /* Ranks first..last that the line speaks of. */
@@ -213,8 +239,8 @@ static const char *memory_why(char out[112], const struct rank_line *line) {
     if (strcmp(line->memory_from, "SLURM_MEM_PER_CPU") == 0) {
         snprintf(out, 112, "%s x threads, less a tenth", line->memory_from);
     } else {
-        snprintf(out, 112, "%s, over %d rank%s of the host, less a tenth", line->memory_from,
-                 line->n_local, line->n_local == 1 ? "" : "s");
+        snprintf(out, 112, "%s, over %d rank%s of the %s, less a tenth", line->memory_from,
+                 line->n_memory_sharing, line->n_memory_sharing == 1 ? "" : "s", line->memory_of);
     }
     return out;
 }
@@ -246,7 +272,7 @@ void report_start(const struct report_run *run) {
         say_layout(run);
         say_batch(run);
         say_kv(run);
-        say_wire(run);
+        say_wire(run, line);
         say_threads(line, n_ranks);
         say_memory(line, n_ranks);
     }

@@ -142,6 +142,11 @@ static int cpu_count(void) {
     return 1;
 }
 
+static void cpu_identify(const struct device_options *options, char id[DEVICE_ID_BYTES]) {
+    (void)options;
+    id[0] = 0;
+}
+
 static int64_t cpu_free_bytes(const struct device_options *options) {
     (void)options;
     return -1;
@@ -382,6 +387,7 @@ const struct device_ops device_cpu = {
     .name = "cpu",
     .activation = ELEMENT_F32,
     .count = cpu_count,
+    .identify = cpu_identify,
     .free_bytes = cpu_free_bytes,
     .weight_bytes = cpu_weight_bytes,
     .open = cpu_open,

@@ -131,23 +131,10 @@ struct mask {
 
 static int count_sharing(const struct topology *topology) {
     struct mask mine = {0};
-    size_t n_ranks = (size_t)topology->n_ranks;
-    struct mask *all = check_alloc(n_ranks, sizeof *all);
-    int *sharing = check_alloc(n_ranks, sizeof *sharing);
     memcpy(mine.host, topology->host, sizeof mine.host);
     sched_getaffinity(0, sizeof mine.cpus, &mine.cpus);
-    topology_collect(topology, &mine, sizeof mine, all, "comparison of affinity masks",
-                     topology->deadline_s);
-    for (int rank = 0; topology->leader && rank < topology->n_ranks; rank++) {
-        for (int other = 0; other < topology->n_ranks; other++)
-            sharing[rank] += memcmp(&all[rank], &all[other], sizeof *all) == 0;
-    }
-    topology_broadcast(topology, sharing, n_ranks * sizeof *sharing, "comparison of affinity masks",
-                       topology->deadline_s);
-    int n = sharing[topology->rank];
-    free(all);
-    free(sharing);
-    return n;
+    return topology_count_same(topology, &mine, sizeof mine, "comparison of affinity masks",
+                               topology->deadline_s);
 }
 
 static void find_threads(struct resources *resources, const struct options *options,
@@ -172,7 +159,8 @@ static void find_threads(struct resources *resources, const struct options *opti
 void resources_share(struct resources *resources, const struct options *options,
                      const struct environment *environment, int n_local, int n_sharing) {
     cpu_set_t cpus;
-    *resources = (struct resources){.n_cpus = 1, .n_sharing = n_sharing};
+    *resources = (struct resources){
+        .n_cpus = 1, .n_sharing = n_sharing, .memory_of = "host", .n_memory_sharing = n_local};
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) resources->n_cpus = CPU_COUNT(&cpus);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     resources->n_host_cpus = online > 0 ? (int)online : 1;
@@ -186,6 +174,13 @@ void resources_share(struct resources *resources, const struct options *options,
             resources->memory_from = "SLURM_MEM_PER_CPU";
         }
     }
+}
+
+void resources_use_device(struct resources *resources, int64_t free_bytes, int n_sharing) {
+    resources->memory_bytes = free_bytes / n_sharing / 10 * 9;
+    resources->memory_from = "free on the device";
+    resources->memory_of = "device";
+    resources->n_memory_sharing = n_sharing;
 }
 
 void resources_find(struct resources *resources, const struct options *options,

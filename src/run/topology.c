@@ -164,6 +164,23 @@ void topology_collect(const struct topology *topology, const void *mine, size_t 
     wait_named(&request, what, seconds);
 }
 
+int topology_count_same(const struct topology *topology, const void *mine, size_t n_bytes,
+                        const char *what, double seconds) {
+    size_t n_ranks = (size_t)topology->n_ranks;
+    unsigned char *all = check_alloc(n_ranks, n_bytes);
+    int *n_same = check_alloc(n_ranks, sizeof *n_same);
+    topology_collect(topology, mine, n_bytes, all, what, seconds);
+    for (size_t rank = 0; topology->leader && rank < n_ranks; rank++) {
+        for (size_t other = 0; other < n_ranks; other++)
+            n_same[rank] += memcmp(all + rank * n_bytes, all + other * n_bytes, n_bytes) == 0;
+    }
+    topology_broadcast(topology, n_same, n_ranks * sizeof *n_same, what, seconds);
+    int n = n_same[topology->rank];
+    free(all);
+    free(n_same);
+    return n;
+}
+
 void topology_send_to_leader(const struct topology *topology, int from, void *data, size_t n_bytes,
                              const char *what, double seconds) {
     size_t most = 1u << 30;
@@ -349,6 +366,7 @@ static void count_local(struct topology *topology) {
                                   MPI_INFO_NULL, &local));
     CHECK_MPI(MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN));
     CHECK_MPI(MPI_Comm_size(local, &topology->n_local));
+    CHECK_MPI(MPI_Comm_rank(local, &topology->local_rank));
     CHECK_MPI(MPI_Comm_free(&local));
 }
 
