@@ -4,7 +4,8 @@
  * kept as float32. The rest is the sum of what is allocated: values, the wire's buffers for every
  * message, headers, and what the device says it takes. What grows with neither rows nor sequences
  * (tables of angles, page tables, MPI itself) is inside the tenth of the host's memory that
- * resources.c leaves free.
+ * resources.c leaves free. Messages of a GPU rank lie in pinned memory of the host and are counted
+ * as if they lay on the GPU: they are small beside what either has.
  */
 #include "budget.h"
 

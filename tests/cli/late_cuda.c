@@ -1,0 +1,37 @@
+/* late_cuda.c - takes the place of device_cuda in a lamina of its own (lamina_late), so that what
+ * is said and decided of GPU ranks is tested where there is no GPU: one made-up device in the host,
+ * of which 64 MiB are free. Attention ranks only: the device is late_device.h's. */
+#define device_cuda device_cuda_as_declared /* const there, and filled in here */
+#include "../late_device.h"
+#undef device_cuda
+
+#include <stdio.h>
+
+struct device_ops device_cuda;
+
+static int count(void) {
+    return 1;
+}
+
+static void identify(const struct device_options *options, char id[DEVICE_ID_BYTES]) {
+    (void)options;
+    snprintf(id, DEVICE_ID_BYTES, "made up");
+}
+
+static int64_t free_bytes(const struct device_options *options) {
+    (void)options;
+    return 64 << 20;
+}
+
+static const char *describe(const struct device *device) {
+    (void)device;
+    return "late 0, made up";
+}
+
+__attribute__((constructor)) static void fill_in(void) {
+    device_cuda = late_device();
+    device_cuda.count = count;
+    device_cuda.identify = identify;
+    device_cuda.free_bytes = free_bytes;
+    device_cuda.describe = describe;
+}

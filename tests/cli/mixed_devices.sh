@@ -1,0 +1,32 @@
+#!/bin/bash
+# mixed_devices.sh - attention ranks on a GPU beside a model rank on the CPU, with a made-up GPU
+# (late_cuda.c): what is chosen, said and budgeted, and that all is answered; a dry run foretells it.
+. "$(dirname "$0")/scene.sh"
+: "${LAMINA_LATE:?a lamina with a made-up GPU}"
+scene_open
+make_requests 6 20 >in.jsonl
+late=("$MPIRUN" -n 3 "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl)
+
+expect 0 '' "${late[@]}" -o mixed.jsonl --attention-device cuda
+says 'wire: mpi (the only one built; staged through pinned memory by ranks on GPUs)' \
+    'over 2 ranks of the device, less a tenth'
+said_once 'devices: ranks 1 and 2 share late 0 and its memory'
+check "all are answered" has_each_once mixed.jsonl 6
+run_tokens=$(sed -n 's/.*tokens = \([0-9]*\) tokens an owner.*/\1/p' stderr)
+
+expect 0 '' "${late[@]}" --attention-device cuda --dry-run
+dry_tokens=$(sed -n 's/^KV cache *\([0-9]*\) tokens an owner.*/\1/p' stdout)
+check "the dry run has the same KV tokens" [ "${run_tokens:-none}" = "${dry_tokens:-no}" ]
+check "the dry run tells of the device" grep -q '28.8 MiB a rank .*free on the device' stdout
+check "and of the host" grep -q 'a rank when all run on this host (.*enough' stdout
+
+# Alone on the GPU an attention rank has twice as much.
+expect 0 'over 1 rank of the device' "$MPIRUN" -n 2 "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl -o two.jsonl --attention-device cuda
+check "57.6 MiB" grep -q '57.6 MiB each (free on the device' stderr
+
+# Beside other ranks auto is the CPU, and the bits are a CPU's.
+expect 0 'values are in host memory' "${late[@]}" -o auto.jsonl
+expect 0 '' "${one[@]}" -i in.jsonl -o one.jsonl
+check "auto is the CPU" same_answers auto.jsonl one.jsonl
+
+scene_end
