@@ -29,6 +29,13 @@
 /* Others wait for the leader, who may have a long file to read. */
 static const double DAY_S = 86400;
 
+/* What a rank computes on, and may use when all ranks run on this host. */
+struct dry_rank {
+    const struct device_ops *device_ops;
+    char device_id[DEVICE_ID_BYTES];
+    struct resources resources;
+};
+
 struct dry_run {
     const struct options *options;
     struct topology topology; /* as started */
@@ -40,7 +47,8 @@ struct dry_run {
     struct layout layout;       /* as asked for */
     struct batch_limits limits; /* with the pages of a run on this host */
     int most_pages;             /* by which requests are judged */
-    struct resources resources; /* of a rank, when all ranks run on this host */
+    struct resources resources; /* of a rank on the host's processors */
+    struct dry_rank *rank;      /* (n_ranks) of the layout */
     struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
     struct fault template_fault;
@@ -91,10 +99,14 @@ static int n_ranks(const struct dry_run *dry) {
     return dry->layout.model_ranks + dry->layout.attention_ranks;
 }
 
-static const struct device_ops *device_of(const struct dry_run *dry, int rank,
-                                          struct fault *fault) {
-    enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
-    return compose_device_ops(dry->options, role, n_ranks(dry) == 1, fault);
+static bool choose_devices(struct dry_run *dry, struct fault *fault) {
+    dry->rank = check_alloc((size_t)n_ranks(dry), sizeof *dry->rank);
+    for (int rank = 0; rank < n_ranks(dry); rank++) {
+        enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
+        dry->rank[rank].device_ops =
+            compose_device_ops(dry->options, role, n_ranks(dry) == 1, fault);
+    }
+    return fault->kind == FAULT_NONE;
 }
 
 static bool open_model(struct dry_run *dry, struct fault *fault) {
@@ -102,18 +114,14 @@ static bool open_model(struct dry_run *dry, struct fault *fault) {
         return false;
     /* cut, to learn the shapes; how it is cut does not change them */
     open_program(dry, &device_cpu, false);
-    if (!find_layout(dry, fault)) return false;
-    for (int rank = 0; rank < n_ranks(dry); rank++)
-        device_of(dry, rank, fault);
-    if (fault->kind != FAULT_NONE) return false;
-    open_program(dry, device_of(dry, 0, fault), dry->layout.attention_ranks == 0);
+    if (!find_layout(dry, fault) || !choose_devices(dry, fault)) return false;
+    open_program(dry, dry->rank[0].device_ops, dry->layout.attention_ranks == 0);
     return budget_limits(&dry->limits, dry->options, &dry->layout, &dry->service,
                          dry->model.context, fault);
 }
 
 static struct budget budget_of(const struct dry_run *dry, int rank) {
-    struct fault none = {0};
-    const struct device_ops *ops = device_of(dry, rank, &none);
+    const struct device_ops *ops = dry->rank[rank].device_ops;
     struct budget_basis basis = {.program = &dry->program,
                                  .device_ops = ops,
                                  .service = &dry->service,
@@ -127,22 +135,22 @@ static struct budget budget_of(const struct dry_run *dry, int rank) {
     return budget_of_rank(&basis, rank);
 }
 
-/* What a rank may use when all ranks run on this host. */
-static struct resources resources_of(const struct dry_run *dry, int rank) {
-    struct fault none = {0};
-    struct resources resources = dry->resources;
-    const struct device_ops *ops = device_of(dry, rank, &none);
-    struct device_options options = {.index = rank};
-    char mine[DEVICE_ID_BYTES], other[DEVICE_ID_BYTES];
-    int n_sharing = 0;
-    ops->identify(&options, mine);
-    for (int at = 0; mine[0] && at < n_ranks(dry); at++) {
-        struct device_options others = {.index = at};
-        device_of(dry, at, &none)->identify(&others, other);
-        n_sharing += strcmp(mine, other) == 0;
+/* As compose.c finds it: ranks of one device share what is free on it. */
+static void find_memory(struct dry_run *dry) {
+    for (int rank = 0; rank < n_ranks(dry); rank++) {
+        struct device_options options = {.index = rank};
+        dry->rank[rank].device_ops->identify(&options, dry->rank[rank].device_id);
     }
-    if (n_sharing > 0) resources_use_device(&resources, ops->free_bytes(&options), n_sharing);
-    return resources;
+    for (int rank = 0; rank < n_ranks(dry); rank++) {
+        struct dry_rank *mine = &dry->rank[rank];
+        struct device_options options = {.index = rank};
+        int n_sharing = 0;
+        for (int other = 0; other < n_ranks(dry); other++)
+            n_sharing += strcmp(dry->rank[other].device_id, mine->device_id) == 0;
+        int64_t n_bytes = mine->device_ops->free_bytes(&options);
+        mine->resources = dry->resources;
+        if (n_bytes >= 0) resources_use_device(&mine->resources, n_bytes, n_sharing);
+    }
 }
 
 static bool as_started(const struct dry_run *dry) {
@@ -156,11 +164,12 @@ static bool find_pages(struct dry_run *dry, struct fault *fault) {
     environment_read(&environment);
     if (!as_started(dry))
         resources_share(&dry->resources, dry->options, &environment, n_ranks(dry), n_ranks(dry));
+    find_memory(dry);
     int64_t least = INT32_MAX;
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         struct budget budget = budget_of(dry, rank);
         int64_t pages =
-            budget_own_pages(&budget, dry->options, resources_of(dry, rank).memory_bytes);
+            budget_own_pages(&budget, dry->options, dry->rank[rank].resources.memory_bytes);
         least = pages < least ? pages : least;
     }
     dry->limits.n_pages = budget_pages(&dry->limits, dry->options, least);
@@ -331,7 +340,7 @@ static void print_room(const struct dry_run *dry, const char *memory_of) {
     char size[PROGRESS_TEXT_BYTES];
     bool enough = true;
     for (int rank = 0; rank < n_ranks(dry); rank++) {
-        struct resources resources = resources_of(dry, rank);
+        struct resources resources = dry->rank[rank].resources;
         struct budget budget = budget_of(dry, rank);
         if (strcmp(resources.memory_of, memory_of) != 0) continue;
         if (resources.memory_bytes < least.memory_bytes) least = resources;
@@ -407,6 +416,7 @@ static int look_through(struct dry_run *dry, struct fault *fault) {
 static void close_all(struct dry_run *dry) {
     results_close(dry->results);
     free(dry->n_of_length);
+    free(dry->rank);
     tokenizer_close(dry->tokenizer);
     service_close(&dry->service);
     program_close(&dry->program);
