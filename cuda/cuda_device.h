@@ -197,6 +197,8 @@ void replay_prepare(struct device *device);
 void replay_close(struct device *device);
 /* Rows that the runs of a step are recorded with, 0 where they are not. */
 int replay_rows(const struct device *device, const struct rows *rows);
+/* Give up every graph: memory that they use is about to go. */
+void replay_forget(struct device *device);
 bool cuda_replay(struct device *device, const struct rows *rows, int name);
 void cuda_recorded(struct device *device);
 

@@ -95,9 +95,14 @@ __global__ void spread_kernel(To *to, int to_stride, const float *from, int from
             from[(size_t)blockIdx.x * from_stride + k] + (bias ? bias[k] : 0.0f));
 }
 
+/* Scratch of (rows, columns) for as many rows as a step can have. Graphs that were recorded with an
+ * earlier one are given up. */
 template <class T>
-static T *grow(T **scratch, size_t *n_elements, size_t wanted) {
+static T *grow(struct device *device, T **scratch, size_t *n_elements, int n_rows, int columns) {
+    int most = n_rows > device->limits.max_rows ? n_rows : device->limits.max_rows;
+    size_t wanted = (size_t)most * (size_t)columns;
     if (*n_elements < wanted) {
+        replay_forget(device);
         if (*scratch) CHECK_CUDA(cudaFree(*scratch));
         CHECK_CUDA(cudaMalloc((void **)scratch, wanted * sizeof(T)));
         *n_elements = wanted;
@@ -249,8 +254,8 @@ void cuda_matmul(struct device *device, int n_rows, struct value out, struct val
     plan.x_stride = x.stride;
     if (x.element != ELEMENT_BF16 || !is_fit(&x, 8)) {
         plan.x_stride = weight->stride;
-        __nv_bfloat16 *narrow = grow(&matmuls->x, &matmuls->x_elements,
-                                     (size_t)n_rows * (size_t)weight->stride);
+        __nv_bfloat16 *narrow =
+            grow(device, &matmuls->x, &matmuls->x_elements, n_rows, weight->stride);
         WITH_TYPE(x.element, From,
                   (narrow_kernel<From><<<n_rows, 256, 0, device->stream>>>(
                       narrow, weight->stride, (const From *)from, x.stride, weight->columns)));
@@ -265,8 +270,8 @@ void cuda_matmul(struct device *device, int n_rows, struct value out, struct val
     }
     plan.out = ELEMENT_F32;
     plan.out_stride = (weight->rows + 3) / 4 * 4;
-    float *wide = grow(&matmuls->out, &matmuls->out_elements,
-                       (size_t)n_rows * (size_t)plan.out_stride);
+    float *wide =
+        grow(device, &matmuls->out, &matmuls->out_elements, n_rows, plan.out_stride);
     multiply(device, &plan, wide, from, weight);
     WITH_TYPE(out.element, To,
               (spread_kernel<To><<<n_rows, 256, 0, device->stream>>>(

@@ -36,14 +36,20 @@ void replay_prepare(struct device *device) {
         (struct record *)check_alloc(TABLE, sizeof *device->records->record);
 }
 
-void replay_close(struct device *device) {
-    struct records *records = device->records;
-    if (!records) return;
+void replay_forget(struct device *device) {
     for (int at = 0; at < TABLE; at++) {
-        if (records->record[at].graph) CHECK_CUDA(cudaGraphExecDestroy(records->record[at].graph));
+        struct record *record = &device->records->record[at];
+        if (record->graph) CHECK_CUDA(cudaGraphExecDestroy(record->graph));
+        record->graph = NULL;
+        record->n_seen = 0;
     }
-    free(records->record);
-    free(records);
+}
+
+void replay_close(struct device *device) {
+    if (!device->records) return;
+    replay_forget(device);
+    free(device->records->record);
+    free(device->records);
 }
 
 /* Few numbers, none much above what is asked for. */
