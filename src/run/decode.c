@@ -63,36 +63,40 @@ static bool is_message(const struct step *step) {
            step->kind == STEP_SCATTER_KV;
 }
 
-/* Everything from `first` to the next message, which the device may know from steps before. Returns
+/* One step, or a sum and the norm behind it at once. Returns how many. */
+static int compute_step(struct decode *d, struct slot *slot, const struct step *step, int n_left,
+                        int64_t *now) {
+    const struct decode_options *o = &d->options;
+    const struct arena *arena = &d->memory.arena[slot->rows.slot];
+    enum op op = o->program->graph->node[step->node].op;
+    if (step->kind == STEP_ATTEND) {
+        attend_here(d, slot, step->node);
+        *now = clock_span(SPAN_ATTEND, 0, 0, *now);
+        return 1;
+    }
+    bool paired = n_left > 1 && step[1].kind == STEP_COMPUTE &&
+                  execute_sum_and_norm(o, arena, &slot->rows, step[0].node, step[1].node);
+    if (!paired) execute_node(o, arena, &slot->rows, step->node);
+    *now = clock_span(op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)op, 0, *now);
+    return paired ? 2 : 1;
+}
+
+/* Everything from step `first` to the next message, which the device may know from before. Returns
  * the step behind it. */
 static int compute(struct decode *d, struct slot *slot, const struct slice *slice, int first,
                    int name, int64_t *now) {
     const struct decode_options *o = &d->options;
-    const struct arena *arena = &d->memory.arena[slot->rows.slot];
-    bool replayed = o->device_ops->replay(o->device, &slot->rows, name);
-    int at = first;
-    for (; at < slice->n_steps && !is_message(&slice->step[at]); at++) {
-        int node = slice->step[at].node;
-        enum op op = o->program->graph->node[node].op;
-        bool paired = at + 1 < slice->n_steps && slice->step[at + 1].kind == STEP_COMPUTE;
-        if (replayed) continue;
-        if (paired && execute_sum_and_norm(o, arena, &slot->rows, node, slice->step[at + 1].node)) {
-            at++;
-            *now = clock_span(SPAN_COMPUTE, (int)op, 0, *now);
-        } else if (slice->step[at].kind == STEP_ATTEND) {
-            attend_here(d, slot, node);
-            *now = clock_span(SPAN_ATTEND, 0, 0, *now);
-        } else {
-            execute_node(o, arena, &slot->rows, node);
-            *now = clock_span(op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)op, 0, *now);
-        }
-    }
-    if (replayed) {
+    int end = first;
+    while (end < slice->n_steps && !is_message(&slice->step[end]))
+        end++;
+    if (o->device_ops->replay(o->device, &slot->rows, name)) {
         *now = clock_span(SPAN_REPLAY, 0, 0, *now);
-    } else {
-        o->device_ops->recorded(o->device);
+        return end;
     }
-    return at;
+    for (int at = first; at < end;)
+        at += compute_step(d, slot, &slice->step[at], end - at, now);
+    o->device_ops->recorded(o->device);
+    return end;
 }
 
 /* A message of `step`: OUT comes, or Q or KV goes. */
