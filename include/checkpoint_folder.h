@@ -46,8 +46,12 @@ bool checkpoint_folder_progress(const char *path, const struct manifest *manifes
                                 const struct manifest_checkpoint *checkpoint,
                                 struct checkpoint_progress *progress, struct fault *fault);
 
-/* The number of the next checkpoint. */
+/* The number of the next checkpoint: higher than that of any before, of this run or another,
+ * whatever became of it; a file of one that failed can thus never pass for a later one's. */
 int64_t checkpoint_folder_next(const struct checkpoint_folder *folder);
+
+/* What tells files of an attempt at checkpoint `number` from all others: random for each run. */
+uint64_t checkpoint_folder_attempt(const struct checkpoint_folder *folder, int64_t number);
 
 /* Before the first checkpoint of a run of heads x sequences ranks with KV: note in the manifest
  * which files it will make, and delete what one that was killed has left. */
@@ -60,7 +64,7 @@ int64_t checkpoint_folder_free(const struct checkpoint_folder *folder);
 /* A checkpoint whose ranks' files are in place. */
 struct checkpoint_commit {
     struct checkpoint_progress
-        progress; /* uuid, fingerprint, created and number are filled in here */
+        progress; /* uuid, fingerprint, created, number and attempt are filled in here */
     bool with_kv;
     struct kv_file_shape shape;
     int64_t begin_ns; /* clock_now_ns of its drain */
@@ -68,8 +72,12 @@ struct checkpoint_commit {
 
 /* Write the leader's files and the manifest, and delete what no kept checkpoint needs. May run on
  * another thread, while nothing else is called. *written: the checkpoint's own bytes, ranks' new
- * files and all. */
+ * files and all. The number is used up, and a checkpoint that failed here given up. */
 bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoint_commit *commit,
                               int64_t number, int64_t *written, struct fault *fault);
+
+/* Checkpoint `number` came to nothing: delete what the leader finds of it, and note in the manifest
+ * which files the next will make. Likewise on another thread. */
+void checkpoint_folder_give_up(struct checkpoint_folder *folder, int64_t number);
 
 #endif

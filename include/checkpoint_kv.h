@@ -31,10 +31,11 @@ const char *kv_element_name(enum element element);
 
 /* Whose pages a file holds. */
 struct kv_file_about {
-    char uuid[37];  /* of the job */
-    int64_t number; /* of the checkpoint */
-    int rank;       /* that wrote it */
-    int owner;      /* of the sequences */
+    char uuid[37];    /* of the job */
+    int64_t number;   /* of the checkpoint */
+    uint64_t attempt; /* at it: the same in all files that were made together */
+    int rank;         /* that wrote it */
+    int owner;        /* of the sequences */
     int first_head, n_heads;
     struct kv_file_shape shape;
 };
@@ -52,15 +53,23 @@ struct kv_file_page {
 
 struct kv_file;
 
+/* A file of an earlier checkpoint that this one refers to. Format 1.0 does not tell the attempt: 0,
+ * as in files of that format. */
+struct kv_older {
+    char *name;
+    uint64_t attempt;
+};
+
 /* Begin FOLDER/NAME with room for `n_rows` pages (0 and up). */
 bool kv_file_create(struct kv_file **file, const char *folder, const char *name,
                     const struct kv_file_about *about, int n_rows, struct fault *fault);
 /* Write a page: (n_layers, 2, n_heads of the file, 64, head_dim). Each row once. */
 bool kv_file_write(struct kv_file *file, int row, const void *page, struct fault *fault);
-/* Write the index, (n_pages), and the older files' names, (n_older), make the file durable and give
+/* Write the index, (n_pages), and the older files, (n_older), make the file durable and give
  * it its name. *n_bytes is its size. The file is closed and freed whatever comes of it. */
 bool kv_file_commit(struct kv_file *file, const struct kv_file_page *page, size_t n_pages,
-                    const char *const *older, int n_older, int64_t *n_bytes, struct fault *fault);
+                    const struct kv_older *older, int n_older, int64_t *n_bytes,
+                    struct fault *fault);
 /* Take back what was begun. NULL does nothing. */
 void kv_file_discard(struct kv_file *file);
 
@@ -70,7 +79,7 @@ struct kv_index {
     struct kv_file_about about;
     int n_rows; /* pages in this file */
     int n_older;
-    char **older; /* (n_older) */
+    struct kv_older *older; /* (n_older) */
     size_t n_pages;
     struct kv_file_page *page; /* (n_pages) */
 };

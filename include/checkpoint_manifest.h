@@ -2,9 +2,10 @@
  * commit of a checkpoint.
  *
  * At most two, the newest first, each with every file it needs, older ranks' files included; and
- * the files that the next one will make. Only files that a manifest lists are ever deleted. Names
- * have no slash. JSON, at most 16 MiB, with a checksum of itself: a changed digit in it is a
- * damaged manifest.
+ * the files that no checkpoint needs but that may be there: those the next one will make, and those
+ * that have yet to be deleted. Only files that a manifest lists are ever deleted. Names have no
+ * slash. JSON, at most 16 MiB, with a checksum of itself: a changed digit in it is a damaged
+ * manifest.
  */
 #ifndef LAMINA_CHECKPOINT_MANIFEST_H
 #define LAMINA_CHECKPOINT_MANIFEST_H
@@ -15,6 +16,7 @@
 #include "check.h"
 
 enum { MANIFEST_CHECKPOINTS = 2 };
+#define MANIFEST_MOST_NUMBER INT64_C(1000000000000000) /* of a checkpoint */
 
 struct manifest_file {
     char *name;
@@ -34,20 +36,29 @@ struct manifest {
     int n_checkpoints;                                           /* 0: none */
     struct manifest_checkpoint checkpoint[MANIFEST_CHECKPOINTS]; /* newest first */
     int n_next;
-    char **next; /* (n_next) names that the next checkpoint may leave, whole or not, when killed */
+    char **next; /* (n_next) names of files that may be there, whole or not, and are not needed */
 };
 
 /* Read it. No such file: zeroed and true. A newer format's major is the user's fault naming both;
  * one that cannot be understood is the world's, with the reason. */
 bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault);
-/* Replace it: temporary file, fsync, rename, fsync of the folder. */
-bool manifest_write(const struct manifest *manifest, const char *folder, struct fault *fault);
+/* Replace it: temporary file, fsync, rename, fsync of the folder. True when it has taken its place;
+ * *durable: for good. It is not where the folder could not be synced, which is logged: the one
+ * before may be back after a crash. False: most likely the one before is in place; a server whose
+ * answer was lost may have done what it was told. */
+bool manifest_write(const struct manifest *manifest, const char *folder, bool *durable,
+                    struct fault *fault);
+/* Put `now` in the place of *manifest, on disk and then in memory. now->next holds what is to be
+ * made, to be freed; other files that *manifest lists and `now` does not are added to it, deleted
+ * when `now` is durable, and taken from it again; so nothing is deleted that whatever manifest the
+ * disk comes back with needs. False: *manifest stays, and names added are freed; now->next is the
+ * caller's. Checkpoints in both (of the same number) are moved. */
+bool manifest_replace(struct manifest *manifest, struct manifest *now, const char *folder,
+                      struct fault *fault);
 /* Is a file of a checkpoint there, with its size? */
 bool manifest_check(const struct manifest_file *file, const char *folder, struct fault *fault);
-/* Delete the files that `before` lists, as a checkpoint's or the next one's, and no checkpoint of
- * `now` does. What cannot be deleted is logged. */
-void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
-                              const char *folder);
+/* Delete all files that it lists. What cannot be deleted is logged. */
+void manifest_delete_all(const struct manifest *manifest, const char *folder);
 /* Delete one file of the folder, if it is there; log where that cannot be. */
 void manifest_delete(const char *folder, const char *name);
 void manifest_checkpoint_close(struct manifest_checkpoint *checkpoint);

@@ -12,6 +12,7 @@
 struct master_about {
     const char *uuid;
     int64_t number;
+    uint64_t attempt; /* of which the ranks' files must be too */
     struct kv_file_shape shape;
     const char *progress;    /* file name */
     int n_files;             /* the ranks' newest files, whose indexes say all; 0: no KV was kept */

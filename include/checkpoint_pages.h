@@ -16,13 +16,14 @@
 #include "batch.h"
 #include "check.h"
 #include "checkpoint_kv.h"
+#include "checkpoint_manifest.h"
 #include "device.h"
 #include "kv.h"
 
 /* All borrowed until checkpoint_pages_close. */
 struct checkpoint_pages_options {
     const char *folder;
-    struct kv_file_about about; /* of this rank's files; the number is each checkpoint's */
+    struct kv_file_about about; /* of this rank's files; number and attempt are each checkpoint's */
     int head_index;             /* of this rank's head share */
     const struct device_ops *device_ops;
     struct device *device;
@@ -44,11 +45,11 @@ enum { CHECKPOINT_NAME_BYTES = 64 };
 void checkpoint_pages_name(char name[CHECKPOINT_NAME_BYTES], int64_t number, int owner,
                            int head_index);
 
-/* Copy out and begin to write checkpoint `number`: the pages of those of `kept` that lie on this
- * rank; `kept[i].saved` names them in the file. The file before must be ended. Returns when all
- * is copied. */
-void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, const struct kept *kept,
-                            int n_kept);
+/* Copy out and begin to write checkpoint `number` by this attempt at it: the pages of those of
+ * `kept` that lie on this rank; `kept[i].saved` names them in the file. The file before must be
+ * ended. Returns when all is copied. */
+void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, uint64_t attempt,
+                            const struct kept *kept, int n_kept);
 
 /* What became of the file, once the background is idle. False with the fault of the world. */
 struct checkpoint_pages_written {
@@ -64,11 +65,19 @@ void checkpoint_pages_end(struct checkpoint_pages *pages, bool committed);
 /* A checkpoint without KV is being made: files of earlier ones may be gone when the next comes. */
 void checkpoint_pages_forget(struct checkpoint_pages *pages);
 
-/* Read the K and V of those of `kept` that lie on this rank, from a checkpoint's newest files
- * `name` (n_names), into their pages (batch_hold). failed[i] is set for those that could not be
- * read, the first reason is in *fault. */
-void checkpoint_pages_restore(struct checkpoint_pages *pages, const char *const *name, int n_names,
-                              const struct kept *kept, int n_kept, unsigned char *failed,
-                              struct fault *fault);
+/* A checkpoint's files with pages, as its manifest has them; the newest are those whose indexes
+ * say what there is. */
+struct checkpoint_pages_source {
+    int64_t number;
+    uint64_t attempt; /* at it; a file of another one is not the checkpoint's, whatever its name */
+    int n_newest, n_files;
+    const struct manifest_file *file; /* (n_files) the newest first */
+};
+
+/* Read the K and V of those of `kept` that lie on this rank into their pages (batch_hold).
+ * failed[i] is set for those that could not be read, the first reason is in *fault. */
+void checkpoint_pages_restore(struct checkpoint_pages *pages,
+                              const struct checkpoint_pages_source *source, const struct kept *kept,
+                              int n_kept, unsigned char *failed, struct fault *fault);
 
 #endif

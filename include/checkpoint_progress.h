@@ -38,6 +38,7 @@ struct checkpoint_progress {
     char isa[32];                   /* instruction set of the writing leader, or its device */
     char *options;                  /* JSON: the options that change tokens */
     int64_t number;                 /* of the checkpoint */
+    uint64_t attempt;               /* at it: the same in all files that were made together */
     int64_t n_read, output_bytes;   /* lines read; bytes of answers then durable */
     double prefill_tokens_per_s;    /* measured by the run; 0: not yet */
     int n_choices;

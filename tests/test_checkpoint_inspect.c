@@ -31,6 +31,7 @@ enum { N_PAGES = 3 };
 static const int64_t kv_bytes = 18432;
 
 static const char *written_uuid = UUID;
+static uint64_t written_attempt; /* 0: ten times the checkpoint's number, as in its progress */
 
 static void name_kv(char name[64], int number, int rank) {
     snprintf(name, 64, "c%06d-kv-owner%d-share%d.h5", number, ranks[rank].owner, rank % 2);
@@ -44,13 +45,15 @@ static const char *kv_path(int number, int rank) {
 
 static int64_t write_kv(int number, int rank) {
     struct kv_file_about about = {.number = number,
+                                  .attempt =
+                                      written_attempt ? written_attempt : 10 * (uint64_t)number,
                                   .rank = 1 + rank,
                                   .owner = ranks[rank].owner,
                                   .first_head = ranks[rank].first_head,
                                   .n_heads = ranks[rank].n_heads,
                                   .shape = shape};
     char name[64], before[64];
-    const char *older[] = {before};
+    const struct kv_older older[] = {{before, 70}};
     uint16_t page[2 * 2 * 2 * 64 * 4];
     struct kv_file_page index[N_PAGES];
     struct kv_file *file;
@@ -92,6 +95,7 @@ static int64_t write_progress(int number) {
                                            .isa = "avx2\a",
                                            .options = "{\"seed\": 7}",
                                            .number = number,
+                                           .attempt = 10 * (uint64_t)number,
                                            .n_read = 12,
                                            .output_bytes = 3456,
                                            .prefill_tokens_per_s = 250,
@@ -118,6 +122,7 @@ static void begin(void) {
     struct manifest manifest = {
         .uuid = UUID, .fingerprint = "00112233445566778899aabbccddeeff", .n_checkpoints = 2};
     struct fault fault = {0};
+    bool durable;
     for (int number = 7; number <= 8; number++) {
         struct manifest_file *of = file[8 - number];
         struct manifest_checkpoint *checkpoint = &manifest.checkpoint[8 - number];
@@ -144,7 +149,7 @@ static void begin(void) {
         for (int at = 0; at < checkpoint->n_files; at++)
             of[at].name = name[8 - number][at];
     }
-    assert_true(manifest_write(&manifest, scratch_folder, &fault));
+    assert_true(manifest_write(&manifest, scratch_folder, &durable, &fault));
 }
 
 static void cut(const char *path) {
@@ -249,7 +254,13 @@ static void a_strange_file_is_said(void **state) {
     written_uuid = "ffffffff-6b0e-4d8a-9a55-3f6a2f7d1c11";
     write_kv(8, 3); /* of the same size */
     written_uuid = UUID;
-    is_damaged("c000008-kv-owner1-share1.h5 is of another job or checkpoint",
+    is_damaged("c000008-kv-owner1-share1.h5 is of another job, checkpoint or attempt",
+               "--resume goes on from checkpoint 8: 1 choices with K and V, 2 from their tokens");
+    begin();
+    written_attempt = 81;
+    write_kv(8, 3);
+    written_attempt = 0;
+    is_damaged("c000008-kv-owner1-share1.h5 is of another job, checkpoint or attempt",
                "--resume goes on from checkpoint 8: 1 choices with K and V, 2 from their tokens");
 }
 

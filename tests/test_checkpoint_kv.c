@@ -92,8 +92,8 @@ static struct kv_file_about about_of(struct kv_file_shape shape, int first_head,
 
 /* Write a file of `n_rows` rows, the last first. False with the fault. */
 static bool write_file(const char *name, const struct kv_file_about *about, int n_rows,
-                       const struct kv_file_page *page, size_t n_pages, const char *const *older,
-                       int n_older, struct fault *fault) {
+                       const struct kv_file_page *page, size_t n_pages,
+                       const struct kv_older *older, int n_older, struct fault *fault) {
     struct kv_file *file;
     int64_t n_bytes = -1;
     struct stat status;
@@ -113,8 +113,8 @@ static bool write_file(const char *name, const struct kv_file_about *about, int 
 }
 
 static void must_write(const char *name, const struct kv_file_about *about, int n_rows,
-                       const struct kv_file_page *page, size_t n_pages, const char *const *older,
-                       int n_older) {
+                       const struct kv_file_page *page, size_t n_pages,
+                       const struct kv_older *older, int n_older) {
     struct fault fault = {0};
     if (!write_file(name, about, n_rows, page, n_pages, older, n_older, &fault))
         fail_msg("%s", fault.text);
@@ -129,10 +129,11 @@ static struct kv_file_page *whole_index(int n_rows) {
 }
 
 static bool same_about(const struct kv_file_about *a, const struct kv_file_about *b) {
-    return strcmp(a->uuid, b->uuid) == 0 && a->number == b->number && a->rank == b->rank &&
-           a->owner == b->owner && a->first_head == b->first_head && a->n_heads == b->n_heads &&
-           a->shape.n_layers == b->shape.n_layers && a->shape.n_kv_heads == b->shape.n_kv_heads &&
-           a->shape.head_dim == b->shape.head_dim && a->shape.element == b->shape.element;
+    return strcmp(a->uuid, b->uuid) == 0 && a->number == b->number && a->attempt == b->attempt &&
+           a->rank == b->rank && a->owner == b->owner && a->first_head == b->first_head &&
+           a->n_heads == b->n_heads && a->shape.n_layers == b->shape.n_layers &&
+           a->shape.n_kv_heads == b->shape.n_kv_heads && a->shape.head_dim == b->shape.head_dim &&
+           a->shape.element == b->shape.element;
 }
 
 /* ---- what is written is read ---- */
@@ -214,7 +215,8 @@ static void pages_of_older_files_are_named(void **state) {
     (void)state;
     const struct kv_file_shape shape = {2, 3, 4, ELEMENT_BF16};
     const struct kv_file_about low = about_of(shape, 0, 2), high = about_of(shape, 2, 1);
-    const char *older[] = {"kv-000003-0001.h5", "kv-000005-0001.h5", "gr\xc3\xbc\xc3\x9f"};
+    const struct kv_older older[] = {
+        {"kv-000003-0001.h5", 0}, {"kv-000005-0001.h5", UINT64_MAX}, {"gr\xc3\xbc\xc3\x9f", 7}};
     const struct kv_file_page page[] = {
         {.sequence = 0, .page = 0, .n_tokens = 64, .file = 1, .row = 9},
         {.sequence = 0, .page = 1, .n_tokens = 1, .file = 0, .row = 1},
@@ -228,8 +230,10 @@ static void pages_of_older_files_are_named(void **state) {
     assert_int_equal(index.n_pages, 3);
     assert_memory_equal(index.page, page, sizeof page);
     assert_int_equal(index.n_older, 3);
-    for (int number = 0; number < 3; number++)
-        assert_string_equal(index.older[number], older[number]);
+    for (int number = 0; number < 3; number++) {
+        assert_string_equal(index.older[number].name, older[number].name);
+        assert_true(index.older[number].attempt == older[number].attempt);
+    }
     kv_index_close(&index);
     kv_index_close(&index);
     /* a rank of heads 1 and 2 takes them from two files */
@@ -244,16 +248,41 @@ static void pages_of_older_files_are_named(void **state) {
     kv_reader_close(NULL);
 }
 
+/* Format 1.0 knew no attempts: they read as 0. */
+static void an_older_format_is_read(void **state) {
+    (void)state;
+    struct kv_file_about about = about_of((struct kv_file_shape){1, 1, 4, ELEMENT_F32}, 0, 1);
+    const struct kv_older older[] = {{"one", 5}, {"two", 6}};
+    const struct kv_file_page page = {.n_tokens = 64, .file = 2, .row = 3};
+    struct fault fault = {0};
+    struct kv_index index;
+    about.attempt = 9;
+    must_write("then", &about, 0, &page, 1, older, 2);
+    hid_t file = H5Fopen(scratch_path("then"), H5F_ACC_RDWR, H5P_DEFAULT);
+    assert_true(H5Adelete(file, "attempt") >= 0);
+    assert_true(H5Ldelete(file, "attempts", H5P_DEFAULT) >= 0);
+    assert_true(H5Fclose(file) >= 0);
+    if (!kv_index_read(&index, scratch_folder, "then", &fault)) fail_msg("%s", fault.text);
+    assert_true(index.about.attempt == 0);
+    assert_int_equal(index.n_older, 2);
+    for (int number = 0; number < 2; number++) {
+        assert_string_equal(index.older[number].name, older[number].name);
+        assert_true(index.older[number].attempt == 0);
+    }
+    kv_index_close(&index);
+}
+
 /* ---- damage ---- */
 
 static const struct kv_file_about small = {.uuid = "small",
                                            .number = 1,
+                                           .attempt = 0x8badf00d8badf00d,
                                            .rank = 2,
                                            .owner = 1,
                                            .first_head = 1,
                                            .n_heads = 2,
                                            .shape = {1, 3, 2, ELEMENT_BF16}};
-static const char *const small_older[] = {"kv-1.h5", "kv-2.h5"};
+static const struct kv_older small_older[] = {{"kv-1.h5", 1}, {"kv-2.h5", 1ull << 63}};
 static const struct kv_file_page small_page[] = {
     {.sequence = 0, .page = 0, .n_tokens = 64, .file = 0, .row = 0},
     {.sequence = 0, .page = 1, .n_tokens = 64, .file = 0, .row = 1},
@@ -278,8 +307,10 @@ static bool read_small_index(void) {
     assert_int_equal(index.n_pages, SMALL_PAGES);
     assert_memory_equal(index.page, small_page, sizeof small_page);
     assert_int_equal(index.n_older, SMALL_OLDER);
-    for (int number = 0; number < SMALL_OLDER; number++)
-        assert_string_equal(index.older[number], small_older[number]);
+    for (int number = 0; number < SMALL_OLDER; number++) {
+        assert_string_equal(index.older[number].name, small_older[number].name);
+        assert_true(index.older[number].attempt == small_older[number].attempt);
+    }
     kv_index_close(&index);
     return true;
 }
@@ -359,10 +390,9 @@ static void indexes_that_cannot_be_are_refused(void **state) {
         must_write("bad", &small, 1, page, 2, small_older, 2);
         is_refused("bad", FAULT_WORLD, "row 1 of index cannot be");
     }
-    static const char *const names[] = {"",    "..", ".", "a/b", "/etc/passwd", "manifest.json",
-                                        "a\tb"};
+    static char *const names[] = {"", "..", ".", "a/b", "/etc/passwd", "manifest.json", "a\tb"};
     for (size_t row = 0; row < sizeof names / sizeof *names; row++) {
-        const char *older[] = {"good", names[row]};
+        const struct kv_older older[] = {{"good", 1}, {names[row], 2}};
         must_write("bad", &small, 1, small_page, 1, older, 2);
         is_refused("bad", FAULT_WORLD, "row 1 of older is no file's name");
     }
@@ -553,6 +583,7 @@ int main(void) {
         cmocka_unit_test(odd_sizes_come_back),
         cmocka_unit_test(every_pattern_of_16_bits_comes_back),
         cmocka_unit_test(pages_of_older_files_are_named),
+        cmocka_unit_test(an_older_format_is_read),
         cmocka_unit_test(a_changed_byte_is_never_other_data),
         cmocka_unit_test(a_file_that_was_cut_is_refused),
         cmocka_unit_test(indexes_that_cannot_be_are_refused),

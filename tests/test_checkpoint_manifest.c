@@ -55,7 +55,9 @@ static void same(const struct manifest *a, const struct manifest *b) {
 
 static void must_write(const struct manifest *manifest) {
     struct fault fault = {0};
-    if (!manifest_write(manifest, scratch_folder, &fault)) fail_msg("%s", fault.text);
+    bool durable = false;
+    if (!manifest_write(manifest, scratch_folder, &durable, &fault)) fail_msg("%s", fault.text);
+    assert_true(durable);
 }
 
 static void comes_back(const struct manifest *manifest) {
@@ -93,7 +95,8 @@ static void a_killed_writer_is_no_matter(void **state) {
     comes_back(&both);
     assert_int_not_equal(lstat(scratch_path("manifest.json.tmp"), &status), 0);
     struct fault fault = {0};
-    assert_false(manifest_write(&both, "no-such-folder", &fault));
+    bool durable;
+    assert_false(manifest_write(&both, "no-such-folder", &durable, &fault));
     assert_int_equal(fault.kind, FAULT_WORLD);
     assert_non_null(strstr(fault.text, "no-such-folder/manifest.json: No such file"));
 }
@@ -300,21 +303,91 @@ static void files_are_checked_by_size(void **state) {
     assert_int_equal(fault.kind, FAULT_WORLD);
 }
 
-static void only_what_was_listed_is_deleted(void **state) {
-    (void)state;
-    struct manifest_file was[] = {{"p1", 1}, {"m1", 1}, {"kept", 1}, {"gone", 1}, {"stuck", 1}};
-    struct manifest_file is[] = {{"p2", 1}, {"m2", 1}, {"kept", 1}};
-    const struct manifest before = {.n_checkpoints = 1,
-                                    .checkpoint = {{.n_files = 5, .file = was}}};
-    const struct manifest now = {.n_checkpoints = 1, .checkpoint = {{.n_files = 3, .file = is}}};
-    static const char *const name[] = {"p1", "m1", "kept", "p2", "m2", "mine"};
+/* A copy whose names are to be freed. */
+static char **copy_names(const char *const *name, int n) {
+    char **copy = check_alloc((size_t)n, sizeof *copy);
+    for (int row = 0; row < n; row++)
+        copy[row] = strcpy(check_alloc(strlen(name[row]) + 1, 1), name[row]);
+    return copy;
+}
+
+static struct manifest_checkpoint checkpoint_of(int64_t number, const char *const *name, int n) {
+    struct manifest_checkpoint made = {
+        .number = number, .n_files = n, .file = check_alloc((size_t)n, sizeof *made.file)};
+    char **names = copy_names(name, n);
+    for (int row = 0; row < n; row++)
+        made.file[row] = (struct manifest_file){names[row], 1};
+    free(names);
+    return made;
+}
+
+static const char *const was[] = {"p1", "m1", "kept", "gone", "stuck"};
+static const char *const is[] = {"p2", "m2", "kept"};
+static const char *const both_have[] = {"p0", "m0"};
+static const char *const was_next[] = {"p2", "left"}, *const is_next[] = {"p3"};
+
+/* Two that follow each other: 1 goes, 2 comes, 0 stays. */
+static void open_two(struct manifest *before, struct manifest *now) {
+    *before = (struct manifest){.n_checkpoints = 2, .n_next = 2, .next = copy_names(was_next, 2)};
+    before->checkpoint[0] = checkpoint_of(1, was, 5);
+    before->checkpoint[1] = checkpoint_of(0, both_have, 2);
+    *now = (struct manifest){.n_checkpoints = 2, .n_next = 1, .next = copy_names(is_next, 1)};
+    now->checkpoint[0] = checkpoint_of(2, is, 3);
+    now->checkpoint[1] = before->checkpoint[1];
+    static const char *const name[] = {"p0", "m0", "p1",   "m1",       "kept", "p2",
+                                       "m2", "p3", "left", "left.tmp", "mine"};
     for (size_t row = 0; row < sizeof name / sizeof *name; row++)
         put(name[row], 1);
-    assert_int_equal(mkdir(scratch_path("stuck"), 0777), 0); /* cannot be unlinked */
-    manifest_delete_unlisted(&before, &now, scratch_folder);
-    for (size_t row = 0; row < sizeof name / sizeof *name; row++)
-        assert_int_equal(is_there(name[row]), row >= 2);
-    assert_true(is_there("stuck"));
+    mkdir(scratch_path("stuck"), 0777); /* cannot be unlinked */
+}
+
+static void only_what_was_listed_is_deleted(void **state) {
+    (void)state;
+    struct manifest before, now;
+    struct fault fault = {0};
+    open_two(&before, &now);
+    if (!manifest_replace(&before, &now, scratch_folder, &fault)) fail_msg("%s", fault.text);
+    static const char *const there[] = {"p0", "m0", "kept", "p2", "m2", "p3", "mine", "stuck"};
+    static const char *const gone[] = {"p1", "m1", "left", "left.tmp"};
+    for (size_t row = 0; row < sizeof there / sizeof *there; row++)
+        assert_true(is_there(there[row]));
+    for (size_t row = 0; row < sizeof gone / sizeof *gone; row++)
+        assert_false(is_there(gone[row]));
+    assert_int_equal(before.checkpoint[0].number, 2);
+    assert_int_equal(before.n_next, 1);
+    /* on disk stands what was then to be deleted, for whoever comes after a kill */
+    struct manifest read;
+    assert_true(manifest_read(&read, scratch_folder, &fault));
+    static const char *const listed[] = {"p3", "p1", "m1", "gone", "stuck", "left"};
+    assert_int_equal(read.n_next, 6);
+    for (int row = 0; row < 6; row++)
+        assert_string_equal(read.next[row], listed[row]);
+    manifest_close(&read);
+    /* all of them */
+    manifest_delete_all(&before, scratch_folder);
+    for (size_t row = 0; row + 2 < sizeof there / sizeof *there; row++)
+        assert_false(is_there(there[row]));
+    assert_true(is_there("mine"));
+    manifest_close(&before);
+}
+
+static void nothing_is_deleted_for_a_manifest_that_cannot_be(void **state) {
+    (void)state;
+    struct manifest before, now;
+    struct fault fault = {0};
+    open_two(&before, &now);
+    assert_int_equal(unlink(scratch_path("manifest.json")), 0);
+    assert_int_equal(mkdir(scratch_path("manifest.json"), 0777), 0);
+    assert_false(manifest_replace(&before, &now, scratch_folder, &fault));
+    for (size_t row = 0; row < 3; row++)
+        assert_true(is_there(was[row]));
+    assert_true(is_there("left"));
+    assert_int_equal(before.checkpoint[0].number, 1);
+    assert_int_equal(now.n_next, 1);
+    assert_int_equal(rmdir(scratch_path("manifest.json")), 0);
+    now.checkpoint[1] = (struct manifest_checkpoint){0}; /* the other's */
+    manifest_close(&now);
+    manifest_close(&before);
 }
 
 int main(void) {
@@ -326,6 +399,7 @@ int main(void) {
         cmocka_unit_test(a_changed_byte_is_never_another_manifest),
         cmocka_unit_test(files_are_checked_by_size),
         cmocka_unit_test(only_what_was_listed_is_deleted),
+        cmocka_unit_test(nothing_is_deleted_for_a_manifest_that_cannot_be),
     };
     log_setup(LOG_QUIET, false);
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);

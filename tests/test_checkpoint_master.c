@@ -85,7 +85,7 @@ static void write_rank(const struct kv_file_shape *shape, int rank, int number) 
     struct kv_file *file;
     struct fault fault = {0};
     char name[32], before[32];
-    const char *older[] = {before};
+    const struct kv_older older[] = {{before, 0}};
     size_t n_pages = 0;
     int64_t n_bytes;
     int n_rows[3] = {0}; /* of checkpoint 1 and 2 */

@@ -8,13 +8,16 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "checkpoint_pages.h"
 #include "scratch.h"
 
-enum { N_LAYERS = 3, N_HEADS = 3, HEAD_DIM = 40, N_PAGES = 24, MOST_KEPT = 4 };
+enum { N_LAYERS = 3, N_HEADS = 3, HEAD_DIM = 40, N_PAGES = 24, MOST_KEPT = 4, MOST_FILES = 64 };
 
 static const char uuid[] = "00000000-1111-2222-3333-444444444444";
 static struct device *device;
@@ -112,22 +115,56 @@ static bool holds(const struct rank *rank, int handle, int64_t text, int n_rows)
     return true;
 }
 
+/* The attempt at a checkpoint that counts. */
+static uint64_t attempt_at(int64_t number) {
+    return 0xa0000000 + (uint64_t)number;
+}
+
 /* One checkpoint of one rank; what was written. */
 static struct checkpoint_pages_written save(struct rank *rank, int64_t number,
                                             const struct kept *kept, int n_kept, bool counts) {
     struct checkpoint_pages_written written;
     struct fault fault = {0};
-    checkpoint_pages_begin(rank->pages, number, kept, n_kept);
+    checkpoint_pages_begin(rank->pages, number, attempt_at(number), kept, n_kept);
     assert_true(background_wait(background, 60));
     if (!checkpoint_pages_result(rank->pages, &written, &fault)) fail_msg("%s", fault.text);
     checkpoint_pages_end(rank->pages, counts);
     return written;
 }
 
+/* What a manifest would say of the files in the folder, these the newest; close_source frees it. */
+static struct checkpoint_pages_source source_of(int64_t number, const char *const *name,
+                                                int n_names) {
+    static struct manifest_file file[MOST_FILES];
+    struct checkpoint_pages_source source = {.number = number,
+                                             .attempt = attempt_at(number),
+                                             .n_newest = n_names,
+                                             .n_files = n_names,
+                                             .file = file};
+    struct stat status;
+    for (int at = 0; at < n_names; at++)
+        file[at].name = strdup(name[at]);
+    DIR *entries = opendir(scratch_folder);
+    for (struct dirent *entry; (entry = readdir(entries));) {
+        if (entry->d_name[0] != 'c') continue;
+        assert_true(source.n_files < MOST_FILES);
+        file[source.n_files++].name = strdup(entry->d_name);
+    }
+    closedir(entries);
+    for (int at = 0; at < source.n_files; at++)
+        file[at].n_bytes = stat(scratch_path(file[at].name), &status) == 0 ? status.st_size : 0;
+    return source;
+}
+
+static void close_source(struct checkpoint_pages_source *source) {
+    for (int at = 0; at < source->n_files; at++)
+        free(source->file[at].name);
+}
+
 /* Read into new pages of handles that are turned round. */
-static void restore(struct rank *rank, const char *const *name, int n_names,
-                    const struct kept *kept, int n_kept, unsigned char *failed,
-                    struct fault *fault) {
+static void restore_from(struct rank *rank, const struct checkpoint_pages_source *source,
+                         const struct kept *kept, int n_kept, unsigned char *failed,
+                         struct fault *fault) {
     struct kept turned[MOST_KEPT];
     kv_extend(&rank->kv, MOST_KEPT - 1, 3 * PAGE_TOKENS); /* so that pages are others */
     for (int at = 0; at < n_kept; at++) {
@@ -135,7 +172,15 @@ static void restore(struct rank *rank, const char *const *name, int n_names,
         turned[at].handle = n_kept - 1 - at;
         kv_extend(&rank->kv, turned[at].handle, turned[at].n_rows);
     }
-    checkpoint_pages_restore(rank->pages, name, n_names, turned, n_kept, failed, fault);
+    checkpoint_pages_restore(rank->pages, source, turned, n_kept, failed, fault);
+}
+
+static void restore(struct rank *rank, int64_t number, const char *const *name, int n_names,
+                    const struct kept *kept, int n_kept, unsigned char *failed,
+                    struct fault *fault) {
+    struct checkpoint_pages_source source = source_of(number, name, n_names);
+    restore_from(rank, &source, kept, n_kept, failed, fault);
+    close_source(&source);
 }
 
 static struct kept kept_of(int64_t saved, int handle, int n_rows) {
@@ -161,7 +206,7 @@ static void pages_move_between_layouts(void **state) {
     for (int at = 0; at < 2; at++) {
         unsigned char failed[3] = {1, 1, 1};
         struct fault fault = {0};
-        restore(rank[at], (const char *const *)names, 1, kept, 3, failed, &fault);
+        restore(rank[at], 1, (const char *const *)names, 1, kept, 3, failed, &fault);
         for (int own = 0; own < 3; own++) {
             assert_false(failed[own]);
             assert_true(holds(rank[at], 2 - own, 70 + own, kept[own].n_rows));
@@ -191,7 +236,7 @@ static void heads_come_from_several_files(void **state) {
         unsigned char failed[2];
         struct fault fault = {0};
         open_rank(&one, 0, 0, 0, N_HEADS);
-        restore(&one, (const char *const *)names, n_names, kept, 2, failed, &fault);
+        restore(&one, 7, (const char *const *)names, n_names, kept, 2, failed, &fault);
         for (int own = 0; own < 2; own++) {
             assert_int_equal(failed[own], n_names == 1);
             assert_int_equal(holds(&one, 1 - own, 30 + own, kept[own].n_rows), n_names == 2);
@@ -236,7 +281,7 @@ static void later_files_build_on_earlier_ones(void **state) {
     open_rank(&other, 0, 0, 1, 2);
     unsigned char failed[2];
     struct fault fault = {0};
-    restore(&other, (const char *const *)names, 1, kept, 2, failed, &fault);
+    restore(&other, 4, (const char *const *)names, 1, kept, 2, failed, &fault);
     assert_false(failed[0] || failed[1]);
     assert_true(holds(&other, 1, 3, 200));
     assert_true(holds(&other, 0, 2, 640));
@@ -251,7 +296,7 @@ static void later_files_build_on_earlier_ones(void **state) {
     assert_int_equal(unlink(scratch_path(name)), 0);
     checkpoint_pages_name(name, 5, 0, 0);
     open_rank(&other, 0, 0, 0, N_HEADS);
-    restore(&other, (const char *const *)names, 1, kept, 2, failed, &fault);
+    restore(&other, 5, (const char *const *)names, 1, kept, 2, failed, &fault);
     if (failed[0] || failed[1]) fail_msg("%s", fault.text);
     assert_true(holds(&other, 0, 5, 640));
     close_rank(&other);
@@ -259,6 +304,60 @@ static void later_files_build_on_earlier_ones(void **state) {
     checkpoint_pages_forget(one.pages);
     assert_int_equal(save(&one, 7, kept, 2, true).n_new, 14);
     close_rank(&one);
+}
+
+/* A file of the right name that another attempt has left, or that has not the size it was written
+ * with, is as good as none: its own, and one that it refers to. */
+static void files_of_other_attempts_are_refused(void **state) {
+    (void)state;
+    struct rank one;
+    struct kept kept[] = {kept_of(0, 0, 64), kept_of(1, 1, 128)};
+    char name[2][CHECKPOINT_NAME_BYTES], *newest[] = {name[1]};
+    open_rank(&one, 0, 0, 0, N_HEADS);
+    append(&one, 0, 1, 0, 64);
+    save(&one, 30, kept, 1, true);
+    append(&one, 1, 2, 0, 128);
+    assert_int_equal(save(&one, 31, kept, 2, true).n_new, 2);
+    checkpoint_pages_name(name[0], 30, 0, 0);
+    checkpoint_pages_name(name[1], 31, 0, 0);
+    close_rank(&one);
+    enum { WELL, NEWEST, NUMBER, OLDER, SIZE, UNLISTED, CASES };
+    static const char *const reason[CASES] = {"",
+                                              "is of another attempt",
+                                              "is of checkpoint 31, not 30",
+                                              "is of another attempt",
+                                              "bytes, not the",
+                                              "is in no list"};
+    for (int row = 0; row < CASES; row++) {
+        struct checkpoint_pages_source source = source_of(31, (const char *const *)newest, 1);
+        struct manifest_file *file = (struct manifest_file *)source.file;
+        unsigned char failed[2];
+        struct fault fault = {0};
+        source.attempt += row == NEWEST;
+        source.number -= row == NUMBER;
+        if (row == SIZE) file[0].n_bytes += 1;
+        if (row == OLDER) { /* the same pages, by another attempt at the same number */
+            struct rank again;
+            open_rank(&again, 0, 0, 0, N_HEADS);
+            append(&again, 0, 9, 0, 64);
+            checkpoint_pages_begin(again.pages, 30, attempt_at(30) + 1, kept, 1);
+            assert_true(background_wait(background, 60));
+            close_rank(&again);
+            close_source(&source);
+            source = source_of(31, (const char *const *)newest, 1);
+        }
+        int n_files = source.n_files;
+        if (row == UNLISTED) source.n_files = 1;
+        open_rank(&one, 0, 0, 0, N_HEADS);
+        restore_from(&one, &source, kept, 2, failed, &fault);
+        assert_int_equal(failed[0], row != WELL);
+        assert_int_equal(failed[1], row == NEWEST || row == NUMBER || row == SIZE);
+        if (!strstr(fault.text, reason[row])) fail_msg("%d: %s", row, fault.text);
+        if (row == OLDER || row == UNLISTED) assert_true(holds(&one, 0, 2, 128));
+        close_rank(&one);
+        source.n_files = n_files;
+        close_source(&source);
+    }
 }
 
 /* Sequences of other owners are left alone, as are those without rows. */
@@ -292,6 +391,7 @@ int main(void) {
         cmocka_unit_test(pages_move_between_layouts),
         cmocka_unit_test(heads_come_from_several_files),
         cmocka_unit_test(later_files_build_on_earlier_ones),
+        cmocka_unit_test(files_of_other_attempts_are_refused),
         cmocka_unit_test(ranks_keep_to_their_own),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

@@ -24,6 +24,7 @@ struct order {
     int32_t with_kv;
     int32_t n_kept; /* sequences whose K and V are to be kept */
     int64_t number;
+    uint64_t attempt; /* at that number: what all files of it have in common */
 };
 
 /* Share of the KV cache that may wait to be written. */
@@ -145,6 +146,10 @@ static void take_mail(struct checkpoint *checkpoint, const struct mail *mail) {
 
 static void commit(void *argument) {
     struct checkpoint *checkpoint = argument;
+    if (checkpoint->fault.kind) {
+        checkpoint_folder_give_up(checkpoint->folder, checkpoint->number);
+        return;
+    }
     checkpoint->committed =
         checkpoint_folder_commit(checkpoint->folder, &checkpoint->commit, checkpoint->number,
                                  &checkpoint->n_bytes, &checkpoint->fault);
@@ -188,10 +193,6 @@ void checkpoint_tick(struct checkpoint *checkpoint) {
         break;
     case STAGE_REPORTS:
         if (checkpoint->n_missing > 0) break;
-        if (checkpoint->fault.kind) {
-            report(checkpoint);
-            break;
-        }
         checkpoint->stage = STAGE_COMMIT;
         background_begin(checkpoint->background, commit, checkpoint);
         break;
@@ -310,6 +311,7 @@ static struct order decide(struct checkpoint *checkpoint, bool stop) {
                                           : ACTION_END,
                           .counts = checkpoint->committed,
                           .number = checkpoint_folder_next(checkpoint->folder)};
+    order.attempt = checkpoint_folder_attempt(checkpoint->folder, order.number);
     if (order.action == ACTION_END) return order;
     if (!list(checkpoint, &order)) order.action = stop ? ACTION_END : ACTION_GO_ON;
     checkpoint->commit.begin_ns = begin_ns;
@@ -331,7 +333,8 @@ static void save(struct checkpoint *checkpoint, const struct order *order) {
     checkpoint->writes_pages = order->with_kv && checkpoint->pages;
     if (!order->with_kv && checkpoint->pages) checkpoint_pages_forget(checkpoint->pages);
     if (checkpoint->writes_pages)
-        checkpoint_pages_begin(checkpoint->pages, order->number, checkpoint->kept, order->n_kept);
+        checkpoint_pages_begin(checkpoint->pages, order->number, order->attempt, checkpoint->kept,
+                               order->n_kept);
     /* Nobody walks on while another still copies: the waits of the walk are shorter. */
     struct fault fault = {0};
     topology_agree(topology, &fault, "copying of pages", checkpoint->run.patience_s);

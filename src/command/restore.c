@@ -103,22 +103,50 @@ static int take_back(struct checkpoint *checkpoint, bool with_kv) {
     return batch_restore(run->batch, with_kv, checkpoint->kept);
 }
 
-/* Names of the ranks' files, from the leader to all: (n_names), one after the other. */
-static char **share_names(const struct checkpoint *checkpoint, int *n_names) {
+/* The files with pages, from the leader to all. */
+struct shared_file {
+    char name[CHECKPOINT_NAME_BYTES];
+    int64_t n_bytes;
+};
+struct shared_files {
+    struct checkpoint_pages_source source;
+    struct manifest_file *file; /* what the source views; names borrowed from shared */
+    struct shared_file *shared;
+};
+
+static void share_files(const struct checkpoint *checkpoint, struct shared_files *files) {
     const struct topology *topology = checkpoint->run.topology;
-    int32_t n = topology->leader ? checkpoint->found->n_kv : 0;
-    topology_broadcast(topology, &n, sizeof n, "the checkpoint's files", topology->deadline_s);
-    char *text = check_alloc((size_t)n + 1, CHECKPOINT_NAME_BYTES);
-    for (int file = 0; topology->leader && file < n; file++)
-        snprintf(text + (size_t)file * CHECKPOINT_NAME_BYTES, CHECKPOINT_NAME_BYTES, "%s",
-                 checkpoint->found->file[2 + file].name);
-    topology_broadcast(topology, text, (size_t)n * CHECKPOINT_NAME_BYTES, "the checkpoint's files",
+    const struct manifest_checkpoint *found = checkpoint->found;
+    struct {
+        int64_t number;
+        uint64_t attempt;
+        int32_t n_newest, n_files;
+    } about = {0};
+    if (topology->leader) {
+        about.number = found->number;
+        about.attempt = checkpoint->progress.attempt;
+        about.n_newest = found->n_kv;
+        about.n_files = found->n_files - 2;
+    }
+    topology_broadcast(topology, &about, sizeof about, "the checkpoint's files",
                        topology->deadline_s);
-    char **name = check_alloc((size_t)n + 1, sizeof *name);
-    for (int file = 0; file < n; file++)
-        name[file] = text + (size_t)file * CHECKPOINT_NAME_BYTES;
-    *n_names = n;
-    return name;
+    size_t n = (size_t)about.n_files;
+    files->shared = check_alloc(n + 1, sizeof *files->shared);
+    for (size_t file = 0; topology->leader && file < n; file++) {
+        snprintf(files->shared[file].name, CHECKPOINT_NAME_BYTES, "%s", found->file[2 + file].name);
+        files->shared[file].n_bytes = found->file[2 + file].n_bytes;
+    }
+    topology_broadcast(topology, files->shared, n * sizeof *files->shared, "the checkpoint's files",
+                       topology->deadline_s);
+    files->file = check_alloc(n + 1, sizeof *files->file);
+    for (size_t file = 0; file < n; file++)
+        files->file[file] =
+            (struct manifest_file){files->shared[file].name, files->shared[file].n_bytes};
+    files->source = (struct checkpoint_pages_source){.number = about.number,
+                                                     .attempt = about.attempt,
+                                                     .n_newest = about.n_newest,
+                                                     .n_files = about.n_files,
+                                                     .file = files->file};
 }
 
 /* Which sequences some rank could not read: on all ranks. */
@@ -142,13 +170,13 @@ static void read_kv(struct checkpoint *checkpoint, int n_kept) {
     const struct checkpoint_run *run = &checkpoint->run;
     struct kept *kept = checkpoint->kept;
     struct fault fault = {0};
-    int n_names, n_failed = 0;
-    char **name = share_names(checkpoint, &n_names);
+    struct shared_files files;
+    int n_failed = 0;
+    share_files(checkpoint, &files);
     unsigned char *failed = check_alloc((size_t)n_kept + 1, 1);
     batch_hold(run->batch, kept, n_kept);
     if (checkpoint->pages)
-        checkpoint_pages_restore(checkpoint->pages, (const char *const *)name, n_names, kept,
-                                 n_kept, failed, &fault);
+        checkpoint_pages_restore(checkpoint->pages, &files.source, kept, n_kept, failed, &fault);
     if (fault.kind)
         log_warning("rank %d: %s: what was kept there is computed again", run->topology->rank,
                     fault.text);
@@ -158,8 +186,8 @@ static void read_kv(struct checkpoint *checkpoint, int n_kept) {
     }
     batch_forget(run->batch, kept, n_failed);
     free(failed);
-    free(name[0]);
-    free(name);
+    free(files.file);
+    free(files.shared);
 }
 
 void checkpoint_restore(struct checkpoint *checkpoint) {

@@ -1,15 +1,19 @@
 /* checkpoint_folder.c - a folder of checkpoints. See checkpoint_folder.h.
  *
  * Owns the lock, the manifest as it stands on disk, and the order in which a checkpoint becomes
- * one. The invariant: what the manifest in memory lists is what manifest.json lists, so a file is
- * never deleted that the one on disk still names. What a job file is, job_file.c knows.
+ * one. The invariants: what the manifest in memory lists, manifest.json lists too, or will as soon
+ * as the disk tells the truth, so a file is never deleted that the one on disk still needs; and
+ * numbers only rise, over failures and over runs, so no file is ever written in the place of
+ * another attempt's. What a job file is, job_file.c knows.
  */
 #include "checkpoint_folder.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -27,6 +31,8 @@ struct checkpoint_folder {
     const char *path; /* as typed */
     struct job_file job;
     struct manifest manifest;
+    int64_t number;       /* the highest of all attempts there were */
+    uint64_t run;         /* random */
     char *options;        /* JSON of those that change tokens */
     int heads, sequences; /* ranks with KV: heads x sequences */
 };
@@ -69,11 +75,59 @@ static bool take_over(struct checkpoint_folder *folder, const struct options *op
     struct manifest none = {0};
     memcpy(none.uuid, uuid, sizeof none.uuid);
     memcpy(none.fingerprint, fingerprint, sizeof none.fingerprint);
-    if (!manifest_write(&none, folder->path, fault)) return false;
-    manifest_delete_unlisted(&folder->manifest, &none, folder->path);
-    manifest_close(&folder->manifest);
-    return true;
+    if (manifest_replace(&folder->manifest, &none, folder->path, fault)) return true;
+    manifest_close(&none);
+    return false;
 }
+
+/* ---- numbers ----------------------------------------------------------------------------------
+ */
+
+/* Of the checkpoint that a name is a file of, or 0. */
+static int64_t number_of(const char *name) {
+    if (name[0] != 'c') return 0;
+    size_t n_digits = strspn(name + 1, "0123456789");
+    char next = name[1 + n_digits];
+    if (n_digits < 1 || n_digits > 15 || (next != '-' && next != '.')) return 0;
+    return strtoll(name + 1, NULL, 10);
+}
+
+static void pass(struct checkpoint_folder *folder, int64_t number) {
+    if (number > folder->number) folder->number = number;
+}
+
+/* The highest that the manifest lists, promises or a file bears. */
+static bool find_number(struct checkpoint_folder *folder, struct fault *fault) {
+    const struct manifest *manifest = &folder->manifest;
+    for (int at = 0; at < manifest->n_checkpoints; at++)
+        pass(folder, manifest->checkpoint[at].number);
+    for (int at = 0; at < manifest->n_next; at++)
+        pass(folder, number_of(manifest->next[at]));
+    DIR *entries = opendir(folder->path);
+    if (!entries) return output_fault(fault, "read", folder->path);
+    errno = 0;
+    for (struct dirent *entry; (entry = readdir(entries));)
+        pass(folder, number_of(entry->d_name));
+    bool good = errno == 0 || output_fault(fault, "read", folder->path);
+    closedir(entries);
+    return good;
+}
+
+static bool draw_run(struct checkpoint_folder *folder, struct fault *fault) {
+    return getrandom(&folder->run, sizeof folder->run, 0) == (ssize_t)sizeof folder->run ||
+           fault_world(fault, "no random numbers: %s", strerror(errno));
+}
+
+int64_t checkpoint_folder_next(const struct checkpoint_folder *folder) {
+    return folder->number + 1;
+}
+
+uint64_t checkpoint_folder_attempt(const struct checkpoint_folder *folder, int64_t number) {
+    return folder->run + (uint64_t)number;
+}
+
+/* ---- opening ----------------------------------------------------------------------------------
+ */
 
 bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct options *options,
                             const char *uuid, const char *fingerprint, struct fault *fault) {
@@ -85,6 +139,7 @@ bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct opti
                 (!made || output_sync_folder(folder->path, fault)) &&
                 job_file_open(&folder->job, job, LOCK_WAIT_S, fault) &&
                 manifest_read(&folder->manifest, folder->path, fault) &&
+                find_number(folder, fault) && draw_run(folder, fault) &&
                 take_over(folder, options, uuid, fingerprint, fault) &&
                 job_file_write(&folder->job, options, fingerprint, uuid, fault);
     free(job);
@@ -101,9 +156,8 @@ bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct opti
 
 /* The manifest last: a run killed here leaves one that says what is left. */
 static void delete_all(struct checkpoint_folder *folder) {
-    struct manifest none = {0};
     char *manifest = manifest_path(folder->path, "manifest.json");
-    manifest_delete_unlisted(&folder->manifest, &none, folder->path);
+    manifest_delete_all(&folder->manifest, folder->path);
     const char *last[] = {manifest, folder->job.path};
     for (int at = 0; at < 2; at++) {
         struct fault fault = {0};
@@ -127,10 +181,14 @@ bool checkpoint_folder_progress(const char *path, const struct manifest *manifes
                                 const struct manifest_checkpoint *checkpoint,
                                 struct checkpoint_progress *progress, struct fault *fault) {
     const char *name = checkpoint->file[0].name;
-    if (!checkpoint_progress_read(progress, path, name, fault)) return false;
-    if (strcmp(progress->uuid, manifest->uuid) == 0) return true;
+    *progress = (struct checkpoint_progress){0};
+    if (!manifest_check(&checkpoint->file[0], path, fault) ||
+        !checkpoint_progress_read(progress, path, name, fault))
+        return false;
+    if (strcmp(progress->uuid, manifest->uuid) == 0 && progress->number == checkpoint->number)
+        return true;
     checkpoint_progress_close(progress);
-    return fault_world(fault, "%s is of another job", name);
+    return fault_world(fault, "%s is of another job or checkpoint", name);
 }
 
 const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint_folder *folder,
@@ -145,10 +203,6 @@ const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint
                     fault.text);
     }
     return NULL;
-}
-
-int64_t checkpoint_folder_next(const struct checkpoint_folder *folder) {
-    return folder->manifest.n_checkpoints ? folder->manifest.checkpoint[0].number + 1 : 1;
 }
 
 int64_t checkpoint_folder_free(const struct checkpoint_folder *folder) {
@@ -187,18 +241,40 @@ static void close_names(char **name, int n_names) {
     free(name);
 }
 
+/* No manifest could tell that these files will be made: they are known here, and go with a later
+ * one. Takes the list. */
+static void remember(struct manifest *manifest, char **name, int n_names) {
+    size_t n = (size_t)manifest->n_next;
+    char **larger = check_alloc(n + (size_t)n_names, sizeof *larger);
+    if (n > 0) memcpy(larger, manifest->next, n * sizeof *larger);
+    memcpy(larger + n, name, (size_t)n_names * sizeof *larger);
+    free(manifest->next);
+    free(name);
+    manifest->next = larger;
+    manifest->n_next += n_names;
+}
+
+/* Put the manifest in place that has these checkpoints, and tells the next one's files. */
+static bool replace_manifest(struct checkpoint_folder *folder, struct manifest now,
+                             struct fault *fault) {
+    now.n_next = 2 + folder->heads * folder->sequences;
+    now.next = make_names(folder, checkpoint_folder_next(folder));
+    if (manifest_replace(&folder->manifest, &now, folder->path, fault)) return true;
+    remember(&folder->manifest, now.next, now.n_next);
+    return false;
+}
+
 bool checkpoint_folder_begin(struct checkpoint_folder *folder, int heads, int sequences,
                              struct fault *fault) {
-    struct manifest now = folder->manifest;
     folder->heads = heads;
     folder->sequences = sequences;
-    now.n_next = 2 + heads * sequences;
-    now.next = make_names(folder, checkpoint_folder_next(folder));
-    bool good = manifest_write(&now, folder->path, fault);
-    if (good) manifest_delete_unlisted(&folder->manifest, &now, folder->path);
-    close_names(folder->manifest.next, folder->manifest.n_next);
-    folder->manifest = now;
-    return good;
+    return replace_manifest(folder, folder->manifest, fault);
+}
+
+void checkpoint_folder_give_up(struct checkpoint_folder *folder, int64_t number) {
+    struct fault ignored = {0}; /* whatever keeps the manifest has been told of the checkpoint */
+    pass(folder, number);
+    replace_manifest(folder, folder->manifest, &ignored);
 }
 
 /* ---- a commit ---------------------------------------------------------------------------------
@@ -257,7 +333,7 @@ static bool list_kv(struct checkpoint_folder *folder, char **name,
     }
     for (int file = 0; file < checkpoint->n_kv; file++) {
         for (int at = 0; at < index[file].n_older && !fault->kind; at++) {
-            const char *older = index[file].older[at];
+            const char *older = index[file].older[at].name;
             if (!is_listed(checkpoint, older) && size_of(folder, older, &n_bytes, fault))
                 add_file(checkpoint, older, n_bytes);
         }
@@ -273,6 +349,7 @@ static bool write_files(struct checkpoint_folder *folder, struct checkpoint_comm
     int64_t n_bytes;
     struct master_about about = {.uuid = folder->manifest.uuid,
                                  .number = checkpoint->number,
+                                 .attempt = commit->progress.attempt,
                                  .shape = commit->shape,
                                  .progress = name[0],
                                  .n_files = checkpoint->n_kv,
@@ -293,23 +370,14 @@ static bool put_in_front(struct checkpoint_folder *folder, struct manifest_check
     now.checkpoint[0] = *checkpoint;
     now.checkpoint[1] = before->checkpoint[0];
     now.n_checkpoints = before->n_checkpoints ? 2 : 1;
-    now.n_next = 2 + folder->heads * folder->sequences;
-    now.next = make_names(folder, checkpoint->number + 1);
-    if (!manifest_write(&now, folder->path, fault)) {
-        close_names(now.next, now.n_next);
-        return false;
-    }
-    manifest_delete_unlisted(before, &now, folder->path);
-    manifest_checkpoint_close(&before->checkpoint[1]);
-    close_names(before->next, before->n_next);
-    *before = now;
-    return true;
+    return replace_manifest(folder, now, fault);
 }
 
 bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoint_commit *commit,
                               int64_t number, int64_t *written, struct fault *fault) {
     struct manifest_checkpoint checkpoint = {
         .number = number, .n_kv = commit->with_kv ? folder->heads * folder->sequences : 0};
+    pass(folder, number);
     char **name = make_names(folder, number);
     struct checkpoint_progress *progress = &commit->progress;
     clock_stamp(checkpoint.created);
@@ -317,6 +385,7 @@ bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoin
     memcpy(progress->fingerprint, folder->manifest.fingerprint, sizeof progress->fingerprint);
     memcpy(progress->created, checkpoint.created, sizeof progress->created);
     progress->number = number;
+    progress->attempt = checkpoint_folder_attempt(folder, number);
     progress->options = folder->options;
     bool good = write_files(folder, commit, name, &checkpoint, fault) &&
                 list_kv(folder, name + 2, &checkpoint, fault);
@@ -327,6 +396,9 @@ bool checkpoint_folder_commit(struct checkpoint_folder *folder, struct checkpoin
     for (int file = 0; good && file < 2 + checkpoint.n_kv; file++)
         *written += checkpoint.file[file].n_bytes;
     good = good && put_in_front(folder, &checkpoint, fault);
-    if (!good) manifest_checkpoint_close(&checkpoint);
+    if (!good) {
+        manifest_checkpoint_close(&checkpoint);
+        checkpoint_folder_give_up(folder, number);
+    }
     return good;
 }

@@ -28,7 +28,7 @@
 #include "output.h"
 #include "version.h"
 
-enum { FORMAT_MAJOR = 1, CHUNK_ROWS = 65536 };
+enum { FORMAT_MAJOR = 1, FORMAT_MINOR = 1, CHUNK_ROWS = 65536 };
 
 /* ---- faults ---- */
 
@@ -305,7 +305,7 @@ bool hdf5_get_text(struct hdf5_file *file, const char *name, char *text, size_t 
 
 bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct fault *fault) {
     char version[16], created[32];
-    snprintf(version, sizeof version, "%d.0", FORMAT_MAJOR);
+    snprintf(version, sizeof version, "%d.%d", FORMAT_MAJOR, FORMAT_MINOR);
     if (*root->created) {
         snprintf(created, sizeof created, "%s", root->created);
     } else {
@@ -316,7 +316,8 @@ bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct 
            hdf5_put_text(file, file->id, "creator", "lamina " LAMINA_VERSION, fault) &&
            hdf5_put_text(file, file->id, "created", created, fault) &&
            hdf5_put_text(file, file->id, "uuid", root->uuid, fault) &&
-           hdf5_put(file, "number", HDF5_I64, &root->number, fault);
+           hdf5_put(file, "number", HDF5_I64, &root->number, fault) &&
+           hdf5_put(file, "attempt", HDF5_U64, &root->attempt, fault);
 }
 
 bool hdf5_get_root(struct hdf5_file *file, struct hdf5_root *root, struct fault *fault) {
@@ -335,7 +336,9 @@ bool hdf5_get_root(struct hdf5_file *file, struct hdf5_root *root, struct fault 
             FORMAT_MAJOR);
     return hdf5_get_text(file, "created", root->created, sizeof root->created, fault) &&
            hdf5_get_text(file, "uuid", root->uuid, sizeof root->uuid, fault) &&
-           hdf5_get(file, "number", HDF5_I64, &root->number, fault);
+           hdf5_get(file, "number", HDF5_I64, &root->number, fault) &&
+           (H5Aexists(file->id, "attempt") == 0 ||
+            hdf5_get(file, "attempt", HDF5_U64, &root->attempt, fault));
 }
 
 /* ---- tables ---- */

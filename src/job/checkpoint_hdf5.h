@@ -6,7 +6,8 @@
  * call on an id that could not be had fails too, and the first fault stays: so a file is written as
  * a row of calls of which the last tells.
  *
- * Every file has the root attributes format, format_version, creator, created, uuid, number.
+ * Every file has the root attributes format, format_version, creator, created, uuid, number, and
+ * from format 1.1 on attempt.
  */
 #ifndef LAMINA_CHECKPOINT_HDF5_H
 #define LAMINA_CHECKPOINT_HDF5_H
@@ -82,6 +83,7 @@ struct hdf5_root {
     char created[32]; /* RFC 3339, UTC; "": now */
     char uuid[37];
     int64_t number;
+    uint64_t attempt; /* at a checkpoint: the same in all its files. 0 in format 1.0, without it */
 };
 bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct fault *fault);
 /* False for another format; for a newer major version with a user's fault that names both. */

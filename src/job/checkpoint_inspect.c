@@ -42,20 +42,20 @@ static bool open_kv(struct examined *of, int kv, struct fault *fault) {
     struct kv_index *index = &of->index[kv];
     const char *name = of->checkpoint->file[FIRST_KV + kv].name;
     if (!kv_index_read(index, of->folder, name, fault)) return false;
+    bool same_attempt = of->wrong[PROGRESS] || index->about.attempt == of->progress.attempt;
     if (strcmp(index->about.uuid, of->manifest->uuid) == 0 &&
-        index->about.number == of->checkpoint->number)
+        index->about.number == of->checkpoint->number && same_attempt)
         return true;
     kv_index_close(index);
-    return fault_world(fault, "%s is of another job or checkpoint", name);
+    return fault_world(fault, "%s is of another job, checkpoint or attempt", name);
 }
 
 static bool look_at(struct examined *of, int file, struct fault *fault) {
     int kv = file - FIRST_KV;
-    bool there = manifest_check(&of->checkpoint->file[file], of->folder, fault);
     if (file == PROGRESS)
         return checkpoint_folder_progress(of->folder, of->manifest, of->checkpoint, &of->progress,
-                                          fault) &&
-               there;
+                                          fault);
+    bool there = manifest_check(&of->checkpoint->file[file], of->folder, fault);
     return (kv < 0 || kv >= of->checkpoint->n_kv || open_kv(of, kv, fault)) && there;
 }
 
@@ -95,7 +95,7 @@ static void cover(const struct examined *of, int kv, int64_t *covered) {
     bool *good = check_alloc((size_t)index->n_older + 1, sizeof *good);
     good[0] = !of->wrong[FIRST_KV + kv];
     for (int older = 0; older < index->n_older; older++)
-        good[1 + older] = is_good_name(of, index->older[older]);
+        good[1 + older] = is_good_name(of, index->older[older].name);
     for (size_t at = 0; at < index->n_pages; at++) {
         const struct kv_file_page *page = &index->page[at];
         if (good[page->file] && page->sequence < of->progress.n_choices)

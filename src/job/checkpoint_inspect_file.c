@@ -112,7 +112,7 @@ static void print_pages(const struct kv_index *index, const bool *good) {
         const struct kv_file_page *page = &index->page[at];
         printf("%8lld  %6d  %6d  %6d  %s%s\n", (long long)page->sequence, page->page,
                page->n_tokens, page->row, page->file ? "in " : "",
-               page->file        ? inspect_escape(shown, index->older[page->file - 1])
+               page->file        ? inspect_escape(shown, index->older[page->file - 1].name)
                : good[page->row] ? "good"
                                  : "damaged");
     }

@@ -4,6 +4,7 @@
  *   /kv        (rows, layers, K|V, heads, 64, head_dim), a chunk a row
  *   /index     the pages of the checkpoint that the rank holds
  *   /older     names of the older files, a line each, as bytes
+ *   /attempts  of those, a number each (from format 1.1 on)
  *   attributes rank, owner, first_head, n_heads, n_layers, n_kv_heads, head_dim, page_tokens,
  *              element
  * Rejected: a data set that grows, since a checkpoint knows its rows when it begins.
@@ -35,6 +36,13 @@ static const struct hdf5_table older_names = {
     .row_bytes = 1,
     .n_columns = 1,
     .column = (const struct hdf5_column[]){{.type = HDF5_U8}},
+};
+
+static const struct hdf5_table older_attempts = {
+    .name = "attempts",
+    .row_bytes = sizeof(uint64_t),
+    .n_columns = 1,
+    .column = (const struct hdf5_column[]){{.type = HDF5_U64}},
 };
 
 #define COLUMN(field, kind, unit)                                                                  \
@@ -94,7 +102,7 @@ static bool put_about(struct kv_file *file, struct fault *fault) {
         {"head_dim", about->shape.head_dim},
         {"page_tokens", PAGE_TOKENS},
     };
-    struct hdf5_root root = {.format = FORMAT, .number = about->number};
+    struct hdf5_root root = {.format = FORMAT, .number = about->number, .attempt = about->attempt};
     memcpy(root.uuid, about->uuid, sizeof root.uuid);
     bool good = hdf5_put_root(&file->hdf5, &root, fault);
     for (size_t row = 0; good && row < sizeof number / sizeof *number; row++)
@@ -167,28 +175,40 @@ bool kv_file_write(struct kv_file *file, int row, const void *page, struct fault
 }
 
 /* The names, each with a newline, to be freed. */
-static char *join_names(const char *const *name, int n_names, size_t *n_bytes) {
+static char *join_names(const struct kv_older *older, int n_older, size_t *n_bytes) {
     size_t n_text = 0;
-    for (int number = 0; number < n_names; number++)
-        n_text += strlen(name[number]) + 1;
+    for (int number = 0; number < n_older; number++)
+        n_text += strlen(older[number].name) + 1;
     char *text = check_alloc(n_text + 1, 1);
-    for (int number = 0; number < n_names; number++)
-        *n_bytes += (size_t)sprintf(text + *n_bytes, "%s\n", name[number]);
+    for (int number = 0; number < n_older; number++)
+        *n_bytes += (size_t)sprintf(text + *n_bytes, "%s\n", older[number].name);
     return text;
 }
 
+static bool put_older(struct hdf5_file *hdf5, const struct kv_older *older, int n_older,
+                      struct fault *fault) {
+    size_t n_text = 0;
+    char *text = join_names(older, n_older, &n_text);
+    uint64_t *attempt = check_alloc((size_t)n_older + 1, sizeof *attempt);
+    for (int number = 0; number < n_older; number++)
+        attempt[number] = older[number].attempt;
+    bool good = hdf5_put_table(hdf5, &older_names, text, n_text, fault) &&
+                hdf5_put_table(hdf5, &older_attempts, attempt, (size_t)n_older, fault);
+    free(attempt);
+    free(text);
+    return good;
+}
+
 bool kv_file_commit(struct kv_file *file, const struct kv_file_page *page, size_t n_pages,
-                    const char *const *older, int n_older, int64_t *n_bytes, struct fault *fault) {
+                    const struct kv_older *older, int n_older, int64_t *n_bytes,
+                    struct fault *fault) {
     for (size_t number = 0; number < n_pages; number++)
         REQUIRE(page[number].file != 0 || file->written[page[number].row],
                 "page %zu of a KV file is in row %d, which was not written", number,
                 (int)page[number].row);
-    size_t n_text = 0;
-    char *text = join_names(older, n_older, &n_text);
     bool good = hdf5_put_table(&file->hdf5, &pages, page, n_pages, fault) &&
-                hdf5_put_table(&file->hdf5, &older_names, text, n_text, fault);
+                put_older(&file->hdf5, older, n_older, fault);
     good = hdf5_commit(&file->hdf5, good, n_bytes, fault);
-    free(text);
     kv_file_discard(file);
     return good;
 }
@@ -222,6 +242,7 @@ static bool get_about(struct hdf5_file *hdf5, struct kv_file_about *about, struc
     if (!good) return false;
     memcpy(about->uuid, root.uuid, sizeof about->uuid);
     about->number = root.number;
+    about->attempt = root.attempt;
     for (size_t row = 0; row < sizeof element_name / sizeof *element_name; row++) {
         if (strcmp(element, element_name[row]) != 0) continue;
         about->shape.element = (enum element)row;
@@ -266,10 +287,29 @@ static bool split_names(struct kv_index *index, char *text, size_t n_bytes) {
     for (int older = 0; older < index->n_older; older++) {
         char *end = memchr(line, '\n', (size_t)(text + n_bytes - line));
         *end = 0;
-        index->older[older] = strcpy(check_alloc((size_t)(end - line) + 1, 1), line);
+        index->older[older].name = strcpy(check_alloc((size_t)(end - line) + 1, 1), line);
         line = end + 1;
     }
     return true;
+}
+
+static bool get_older(struct hdf5_file *hdf5, struct kv_index *index, struct fault *fault) {
+    void *text = NULL, *attempt = NULL;
+    size_t n_text = 0, n_attempts = 0;
+    bool good = hdf5_get_table(hdf5, &older_names, &text, &n_text, fault);
+    if (good && !split_names(index, text, n_text))
+        good = hdf5_refuse(hdf5, fault, "damaged: older is not of lines");
+    if (good && H5Lexists(hdf5->id, older_attempts.name, H5P_DEFAULT) != 0) {
+        good = hdf5_get_table(hdf5, &older_attempts, &attempt, &n_attempts, fault);
+        if (good && n_attempts != (size_t)index->n_older)
+            good = hdf5_refuse(hdf5, fault, "damaged: %zu attempts for %d older files", n_attempts,
+                               index->n_older);
+        for (int older = 0; good && older < index->n_older; older++)
+            index->older[older].attempt = ((const uint64_t *)attempt)[older];
+    }
+    free(attempt);
+    free(text);
+    return good;
 }
 
 static bool page_is_good(const struct kv_index *index, const struct kv_file_page *page) {
@@ -285,7 +325,7 @@ static bool check_index(struct hdf5_file *hdf5, const struct kv_index *index, st
             return hdf5_refuse(hdf5, fault, "damaged: row %zu of index cannot be", number);
     }
     for (int number = 0; number < index->n_older; number++) {
-        if (!manifest_name_is_good(index->older[number]))
+        if (!manifest_name_is_good(index->older[number].name))
             return hdf5_refuse(hdf5, fault, "damaged: row %d of older is no file's name", number);
     }
     return true;
@@ -293,16 +333,12 @@ static bool check_index(struct hdf5_file *hdf5, const struct kv_index *index, st
 
 /* All but the pages. *index is to be closed whatever comes of it. Returns /kv, kept, or -1. */
 static hid_t read_index(struct hdf5_file *hdf5, struct kv_index *index, struct fault *fault) {
-    void *page = NULL, *text = NULL;
-    size_t n_text = 0;
+    void *page = NULL;
     if (!get_about(hdf5, &index->about, fault)) return -1;
     hid_t set = open_kv(hdf5, &index->about, &index->n_rows, fault);
     bool good = set >= 0 && hdf5_get_table(hdf5, &pages, &page, &index->n_pages, fault) &&
-                hdf5_get_table(hdf5, &older_names, &text, &n_text, fault);
+                get_older(hdf5, index, fault);
     index->page = page;
-    if (good && !split_names(index, text, n_text))
-        good = hdf5_refuse(hdf5, fault, "damaged: older is not of lines");
-    free(text);
     return good && check_index(hdf5, index, fault) ? set : -1;
 }
 
@@ -320,7 +356,7 @@ bool kv_index_read(struct kv_index *index, const char *folder, const char *name,
 void kv_index_close(struct kv_index *index) {
     free(index->page);
     for (int older = 0; older < index->n_older; older++)
-        free(index->older[older]);
+        free(index->older[older].name);
     free(index->older);
     *index = (struct kv_index){0};
 }

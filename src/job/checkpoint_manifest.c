@@ -114,7 +114,7 @@ static bool take_files(const json_t *list, struct manifest_checkpoint *checkpoin
 static bool take_checkpoint(const json_t *object, struct manifest_checkpoint *checkpoint) {
     int64_t n_kv;
     const json_t *write_s = json_object_get(object, "write_s");
-    bool good = take_count(object, "number", INT64_MAX, &checkpoint->number) &&
+    bool good = take_count(object, "number", MANIFEST_MOST_NUMBER, &checkpoint->number) &&
                 take_text(object, "created", checkpoint->created, sizeof checkpoint->created) &&
                 take_count(object, "kv_bytes", INT64_MAX, &checkpoint->kv_bytes) &&
                 json_is_number(write_s) && json_number_value(write_s) >= 0 &&
@@ -232,7 +232,9 @@ static char *make_text(const struct manifest *manifest) {
     return text;
 }
 
-bool manifest_write(const struct manifest *manifest, const char *folder, struct fault *fault) {
+bool manifest_write(const struct manifest *manifest, const char *folder, bool *durable,
+                    struct fault *fault) {
+    struct fault loose = {0};
     struct replacement place = {.path = manifest_path(folder, NAME),
                                 .temporary = manifest_path(folder, NAME ".tmp")};
     char *text = make_text(manifest);
@@ -243,7 +245,8 @@ bool manifest_write(const struct manifest *manifest, const char *folder, struct 
     bool good = fd >= 0 && write(fd, text, n_bytes + 1) == (ssize_t)n_bytes + 1 && fsync(fd) == 0;
     if (fd >= 0) good = replacement_end(&place, fd, good);
     if (!good) refuse(place.path, strerror(errno), fault);
-    good = good && output_sync_folder(place.path, fault);
+    *durable = good && output_sync_folder(place.path, &loose);
+    if (loose.kind) log_warning("%s", loose.text);
     free(text);
     replacement_close(&place);
     return good;
@@ -265,12 +268,19 @@ bool manifest_check(const struct manifest_file *file, const char *folder, struct
     return !*reason;
 }
 
+static bool checkpoint_lists(const struct manifest_checkpoint *checkpoint, const char *name) {
+    for (int file = 0; file < checkpoint->n_files; file++) {
+        if (strcmp(checkpoint->file[file].name, name) == 0) return true;
+    }
+    return false;
+}
+
 static bool lists(const struct manifest *manifest, const char *name) {
     for (int number = 0; number < manifest->n_checkpoints; number++) {
-        const struct manifest_checkpoint *checkpoint = &manifest->checkpoint[number];
-        for (int file = 0; file < checkpoint->n_files; file++) {
-            if (strcmp(checkpoint->file[file].name, name) == 0) return true;
-        }
+        if (checkpoint_lists(&manifest->checkpoint[number], name)) return true;
+    }
+    for (int number = 0; number < manifest->n_next; number++) {
+        if (strcmp(manifest->next[number], name) == 0) return true;
     }
     return false;
 }
@@ -285,22 +295,85 @@ void manifest_delete(const char *folder, const char *name) {
     free(path);
 }
 
-void manifest_delete_unlisted(const struct manifest *before, const struct manifest *now,
-                              const char *folder) {
+/* One that a writer may have left, whole or at its temporary name. */
+static void delete_left(const char *folder, const char *name) {
+    char temporary[NAME_MAX + sizeof ".tmp"];
+    snprintf(temporary, sizeof temporary, "%s.tmp", name);
+    manifest_delete(folder, temporary);
+    manifest_delete(folder, name);
+}
+
+void manifest_delete_all(const struct manifest *manifest, const char *folder) {
+    for (int number = 0; number < manifest->n_checkpoints; number++) {
+        const struct manifest_checkpoint *checkpoint = &manifest->checkpoint[number];
+        for (int file = 0; file < checkpoint->n_files; file++)
+            manifest_delete(folder, checkpoint->file[file].name);
+    }
+    for (int number = 0; number < manifest->n_next; number++)
+        delete_left(folder, manifest->next[number]);
+}
+
+/* ---- one in the place of another ---- */
+
+/* now->next has room. */
+static void add_unlisted(struct manifest *now, const char *name) {
+    if (lists(now, name)) return;
+    now->next[now->n_next++] = strcpy(check_alloc(strlen(name) + 1, 1), name);
+}
+
+/* What `before` lists and `now` does not, behind the names in now->next. */
+static void add_dropped(struct manifest *now, const struct manifest *before) {
+    size_t n_most = (size_t)now->n_next + (size_t)before->n_next + 1;
+    for (int number = 0; number < before->n_checkpoints; number++)
+        n_most += (size_t)before->checkpoint[number].n_files;
+    char **larger = check_alloc(n_most, sizeof *larger);
+    if (now->n_next) memcpy(larger, now->next, (size_t)now->n_next * sizeof *larger);
+    free(now->next);
+    now->next = larger;
     for (int number = 0; number < before->n_checkpoints; number++) {
         const struct manifest_checkpoint *checkpoint = &before->checkpoint[number];
-        for (int file = 0; file < checkpoint->n_files; file++) {
-            if (!lists(now, checkpoint->file[file].name))
-                manifest_delete(folder, checkpoint->file[file].name);
-        }
+        for (int file = 0; file < checkpoint->n_files; file++)
+            add_unlisted(now, checkpoint->file[file].name);
     }
-    for (int number = 0; number < before->n_next; number++) {
-        char temporary[NAME_MAX + sizeof ".tmp"];
-        snprintf(temporary, sizeof temporary, "%s.tmp", before->next[number]);
-        manifest_delete(folder, temporary); /* of a writer that was killed */
-        if (!lists(now, before->next[number])) manifest_delete(folder, before->next[number]);
-    }
+    for (int number = 0; number < before->n_next; number++)
+        add_unlisted(now, before->next[number]);
 }
+
+/* Let go of the names behind the first `n`. */
+static void cut_next(struct manifest *manifest, int n) {
+    while (manifest->n_next > n)
+        free(manifest->next[--manifest->n_next]);
+}
+
+static bool has_number(const struct manifest *manifest, int64_t number) {
+    for (int at = 0; at < manifest->n_checkpoints; at++) {
+        if (manifest->checkpoint[at].number == number) return true;
+    }
+    return false;
+}
+
+bool manifest_replace(struct manifest *manifest, struct manifest *now, const char *folder,
+                      struct fault *fault) {
+    bool durable;
+    int n_to_make = now->n_next;
+    add_dropped(now, manifest);
+    if (!manifest_write(now, folder, &durable, fault)) {
+        cut_next(now, n_to_make);
+        return false;
+    }
+    for (int number = n_to_make; durable && number < now->n_next; number++)
+        delete_left(folder, now->next[number]);
+    if (durable) cut_next(now, n_to_make);
+    for (int at = 0; at < manifest->n_checkpoints; at++) {
+        if (has_number(now, manifest->checkpoint[at].number))
+            manifest->checkpoint[at] = (struct manifest_checkpoint){0}; /* moved */
+    }
+    manifest_close(manifest);
+    *manifest = *now;
+    return true;
+}
+
+/* ---- releasing ---- */
 
 void manifest_checkpoint_close(struct manifest_checkpoint *checkpoint) {
     for (int file = 0; checkpoint->file && file < checkpoint->n_files; file++)

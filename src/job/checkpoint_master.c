@@ -54,7 +54,7 @@ static bool read_indexes(struct master *master, const char *folder, struct fault
         const struct kv_file_about *of = &master->index[file].about;
         if (!kv_index_read(&master->index[file], folder, about->file[file], fault)) return false;
         if (strcmp(of->uuid, about->uuid) != 0 || of->number != about->number ||
-            of->shape.n_layers != about->shape.n_layers ||
+            of->attempt != about->attempt || of->shape.n_layers != about->shape.n_layers ||
             of->shape.n_kv_heads != about->shape.n_kv_heads ||
             of->shape.head_dim != about->shape.head_dim ||
             of->shape.element != about->shape.element)
@@ -134,7 +134,7 @@ static bool map_file(struct master *master, int file, hid_t list, struct fault *
             run.n_rows++;
             continue;
         }
-        const char *name = run.file ? index->older[run.file - 1] : master->about->file[file];
+        const char *name = run.file ? index->older[run.file - 1].name : master->about->file[file];
         if (run.n_rows > 0 && !map_run(master, index, name, &run, list, fault)) return false;
         if (page) run = (struct run){page->file, (hsize_t)page->row, to, 1};
     }
@@ -165,7 +165,7 @@ static bool put_kv(struct master *master, struct fault *fault) {
 static bool put_all(struct master *master, struct fault *fault) {
     struct hdf5_file *hdf5 = &master->hdf5;
     const struct master_about *about = master->about;
-    struct hdf5_root root = {.format = FORMAT, .number = about->number};
+    struct hdf5_root root = {.format = FORMAT, .number = about->number, .attempt = about->attempt};
     strncpy(root.uuid, about->uuid, sizeof root.uuid - 1);
     return hdf5_put_root(hdf5, &root, fault) &&
            hdf5_good(hdf5,

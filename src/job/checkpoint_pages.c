@@ -54,7 +54,8 @@ static void list_older(struct checkpoint_pages *pages) {
     pages->n_older = 0;
     for (int file = 0; file < pages->n_files; file++) {
         if (!pages->file[file].kept) continue;
-        pages->older[pages->n_older++] = pages->file[file].name;
+        pages->older[pages->n_older++] =
+            (struct kv_older){pages->file[file].name, pages->file[file].attempt};
         pages->file[file].number = pages->n_older; /* 0 is the new file */
     }
 }
@@ -164,9 +165,8 @@ static void write_file(void *argument) {
         count_buffer(pages, &pages->n_written);
     }
     if (good) {
-        good = kv_file_commit(file, pages->index, (size_t)pages->n_index,
-                              (const char *const *)pages->older, pages->n_older, &n_bytes,
-                              &pages->fault);
+        good = kv_file_commit(file, pages->index, (size_t)pages->n_index, pages->older,
+                              pages->n_older, &n_bytes, &pages->fault);
     } else {
         kv_file_discard(file);
     }
@@ -230,13 +230,14 @@ void checkpoint_pages_close(struct checkpoint_pages *pages) {
     free(pages);
 }
 
-void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, const struct kept *kept,
-                            int n_kept) {
+void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, uint64_t attempt,
+                            const struct kept *kept, int n_kept) {
     const struct kv_file_about *about = &pages->options.about;
     REQUIRE(!pages->name[0], "a checkpoint before the last one was ended");
     checkpoint_pages_name(pages->name, number, about->owner, pages->options.head_index);
     pages->about = *about;
     pages->about.number = number;
+    pages->about.attempt = attempt;
     free(pages->older);
     pages->older = check_alloc((size_t)pages->n_files + 1, sizeof *pages->older);
     count_live(pages, kept, n_kept);
@@ -287,8 +288,10 @@ static void learn_places(struct checkpoint_pages *pages) {
     pages->file = larger;
     int newest = pages->n_files++;
     size_t n_bytes = strlen(pages->name) + 1;
-    pages->file[newest] =
-        (struct page_file){.name = check_alloc(n_bytes, 1), .n_rows = pages->n_new, .kept = true};
+    pages->file[newest] = (struct page_file){.name = check_alloc(n_bytes, 1),
+                                             .attempt = pages->about.attempt,
+                                             .n_rows = pages->n_new,
+                                             .kept = true};
     memcpy(pages->file[newest].name, pages->name, n_bytes);
     forget_places(pages);
     for (int at = 0; at < pages->n_index; at++) {

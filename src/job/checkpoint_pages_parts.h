@@ -16,6 +16,7 @@ struct page_place {
 /* A file of committed checkpoints that pages are in. */
 struct page_file {
     char *name;
+    uint64_t attempt;
     int n_rows, n_live; /* pages in it; of these, still needed */
     bool kept;          /* the checkpoint being made refers to it */
     int number;         /* in that one's list of older files, from 1 */
@@ -37,7 +38,7 @@ struct checkpoint_pages {
     int32_t *physical;          /* (n_index) page of the cache */
     int64_t until_ns;           /* clock_now_ns: all must be copied by then */
     uint32_t *n_uses;           /* (n_index) how often that was handed out */
-    char **older;               /* (n_older), borrowed from file */
+    struct kv_older *older;     /* (n_older), names borrowed from file */
 
     /* between the threads: pages wait in (n_buffers, page_bytes) */
     unsigned char *buffer;

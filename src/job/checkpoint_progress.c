@@ -135,7 +135,8 @@ static void flatten(const struct checkpoint_progress *progress, struct flat *fla
 
 static bool put_about(struct hdf5_file *hdf5, const struct checkpoint_progress *progress,
                       struct fault *fault) {
-    struct hdf5_root root = {.format = FORMAT, .number = progress->number};
+    struct hdf5_root root = {
+        .format = FORMAT, .number = progress->number, .attempt = progress->attempt};
     memcpy(root.uuid, progress->uuid, sizeof root.uuid);
     memcpy(root.created, progress->created, sizeof root.created);
     return hdf5_put_root(hdf5, &root, fault) &&
@@ -176,6 +177,7 @@ static bool get_about(struct hdf5_file *hdf5, struct checkpoint_progress *progre
     memcpy(progress->uuid, root.uuid, sizeof progress->uuid);
     memcpy(progress->created, root.created, sizeof progress->created);
     progress->number = root.number;
+    progress->attempt = root.attempt;
     bool sound = progress->n_read >= 0 && progress->output_bytes >= 0 &&
                  progress->prefill_tokens_per_s >= 0 && progress->prefill_tokens_per_s < 1e18;
     return sound || hdf5_refuse(hdf5, fault, "damaged: what it says of the run cannot be");

@@ -5,6 +5,8 @@
  * and what overlaps with this rank's heads and sequences is read from where it says. The invariant:
  * a sequence whose every page did not come whole, all heads of it, is reported as failed. Layouts
  * of several ranks an owner hold the same pages, by heads; which owner had them does not matter.
+ * A file is read only if it is of the attempt that the checkpoint is of, or its index says, and has
+ * the size that the manifest says: a name alone proves nothing.
  */
 #include "checkpoint_pages_parts.h"
 
@@ -14,6 +16,7 @@
 /* What is being restored. */
 struct restore {
     struct checkpoint_pages *pages;
+    const struct checkpoint_pages_source *source;
     const struct kept *kept;
     int n_kept;
     unsigned char *failed; /* (n_kept) */
@@ -33,23 +36,39 @@ static bool same_shape(const struct kv_file_shape *a, const struct kv_file_shape
            a->head_dim == b->head_dim && a->element == b->element;
 }
 
-/* Of this job, and of a model of this shape. */
+/* Of this job, of a model of this shape, and of that attempt at a checkpoint. */
 static bool check_about(const struct restore *restore, const struct kv_file_about *about,
-                        const char *name) {
+                        uint64_t attempt, const char *name) {
     const struct kv_file_about *own = &restore->pages->options.about;
-    return (same_shape(&about->shape, &own->shape) && strcmp(about->uuid, own->uuid) == 0) ||
-           fault_world(restore->fault, "%s holds the KV of another job or model", name);
+    if (!same_shape(&about->shape, &own->shape) || strcmp(about->uuid, own->uuid) != 0)
+        return fault_world(restore->fault, "%s holds the KV of another job or model", name);
+    return about->attempt == attempt ||
+           fault_world(restore->fault, "%s is of another attempt than the checkpoint", name);
+}
+
+/* As the manifest has it. */
+static bool check_file(const struct restore *restore, const char *name) {
+    const struct checkpoint_pages_source *source = restore->source;
+    for (int file = 0; file < source->n_files; file++) {
+        if (strcmp(source->file[file].name, name) == 0)
+            return manifest_check(&source->file[file], restore->pages->options.folder,
+                                  restore->fault);
+    }
+    return fault_world(restore->fault, "%s is in no list of the manifest", name);
 }
 
 /* The file an index entry names, open; NULL when it cannot be read. */
 static struct kv_reader *find_reader(struct restore *restore, const char *newest, int file) {
-    const char *name = file == 0 ? newest : restore->index->older[file - 1];
+    const struct kv_older own = {(char *)newest, restore->source->attempt};
+    const struct kv_older *of = file == 0 ? &own : &restore->index->older[file - 1];
+    const char *name = of->name;
     if (restore->reader[file] || restore->bad[file]) return restore->reader[file];
     struct kv_file_about *about = &restore->about[file];
     const struct kv_file_about *index = &restore->index->about;
-    bool good = kv_reader_open(&restore->reader[file], restore->pages->options.folder, name, about,
+    bool good = check_file(restore, name) &&
+                kv_reader_open(&restore->reader[file], restore->pages->options.folder, name, about,
                                restore->fault) &&
-                check_about(restore, about, name);
+                check_about(restore, about, of->attempt, name);
     if (good && (about->first_head != index->first_head || about->n_heads != index->n_heads))
         good = fault_world(restore->fault, "%s holds other heads than the file that refers to it",
                            name);
@@ -123,10 +142,21 @@ static int find_kept(const struct restore *restore, const int *order, int n, int
     return low < n && restore->kept[order[low]].saved == saved ? order[low] : -1;
 }
 
+/* Of the checkpoint itself. */
+static bool check_newest(const struct restore *restore, const struct kv_file_about *about,
+                         const char *name) {
+    const struct checkpoint_pages_source *source = restore->source;
+    return check_about(restore, about, source->attempt, name) &&
+           (about->number == source->number ||
+            fault_world(restore->fault, "%s is of checkpoint %lld, not %lld", name,
+                        (long long)about->number, (long long)source->number));
+}
+
 static void read_file(struct restore *restore, const char *name, const int *order, int n_own) {
     struct kv_index index = {0};
-    if (!kv_index_read(&index, restore->pages->options.folder, name, restore->fault) ||
-        !check_about(restore, &index.about, name)) {
+    if (!check_file(restore, name) ||
+        !kv_index_read(&index, restore->pages->options.folder, name, restore->fault) ||
+        !check_newest(restore, &index.about, name)) {
         kv_index_close(&index); /* its sequences stay incomplete */
         return;
     }
@@ -160,13 +190,14 @@ static void check_whole(struct restore *restore, int at) {
     }
 }
 
-void checkpoint_pages_restore(struct checkpoint_pages *pages, const char *const *name, int n_names,
-                              const struct kept *kept, int n_kept, unsigned char *failed,
-                              struct fault *fault) {
+void checkpoint_pages_restore(struct checkpoint_pages *pages,
+                              const struct checkpoint_pages_source *source, const struct kept *kept,
+                              int n_kept, unsigned char *failed, struct fault *fault) {
     const struct kv_file_shape *shape = &pages->options.about.shape;
     size_t piece = pages->layer_bytes / (2 * (size_t)pages->options.about.n_heads);
     struct restore restore = {
         .pages = pages,
+        .source = source,
         .kept = kept,
         .n_kept = n_kept,
         .failed = failed,
@@ -182,8 +213,8 @@ void checkpoint_pages_restore(struct checkpoint_pages *pages, const char *const 
         restore.n_heads[at] = check_alloc((size_t)kv_pages_for(kept[at].n_rows), sizeof(int));
     }
     qsort_r(order, (size_t)n_own, sizeof *order, compare_saved, (void *)kept);
-    for (int file = 0; file < n_names && n_own > 0; file++)
-        read_file(&restore, name[file], order, n_own);
+    for (int file = 0; file < source->n_newest && n_own > 0; file++)
+        read_file(&restore, source->file[file].name, order, n_own);
     for (int own = 0; own < n_own; own++) {
         check_whole(&restore, order[own]);
         free(restore.n_heads[order[own]]);

@@ -1,0 +1,44 @@
+#!/bin/bash
+# checkpoint_rename.sh - a disk on which taking a place goes wrong. A manifest that took its place, and whose
+# writer was told that it had not, or not for good: whatever the disk lists then goes with files of the same
+# attempt, so a job that is killed in the middle of a later one goes on with the right tokens.
+. "$(dirname "$0")/scene.sh"
+: "${BAD_RENAME:?the module to preload}"
+scene_open
+if ldd "$LAMINA" | grep -qE 'lib[at]san'; then scene_skip 'a sanitizer wants to be loaded first'; fi
+n_requests=150
+# Short ones, that make room for others, so that a sequence's number in a checkpoint soon is another's.
+for ((number = 1; number <= n_requests; number++)); do
+    printf '{"custom_id":"r%d","method":"POST","url":"/v1/completions","body":' "$number"
+    printf '{"prompt":"Say %d and more of it","max_tokens":%d,"temperature":1,"ignore_eos":true}}\n' \
+        "$number" $((number * 37 % 300 + 100))
+done >in.jsonl
+expect 0 '' "${one[@]}" -i in.jsonl -o undisturbed.jsonl
+
+# The first manifest tells what the job will write; the second is of its first checkpoint.
+killed() { # FAULT N: FAULT from the third manifest on, killed in the attempt whose progress is the N-th
+    rm -rf out.jsonl* kept
+    env LD_PRELOAD="$BAD_RENAME" "$1=3" BAD_RENAME_KILL="$2" timeout -k 5 "$limit" "${one[@]}" --max-batch 8 \
+        -i in.jsonl -o out.jsonl --checkpoint kept --checkpoint-interval 0.2 2>stderr
+    ended 137 "$1, killed at progress $2" $?
+}
+
+goes_on() {
+    expect 0 'go on where they stopped' "${one[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --restore kv
+    check "every request is answered once: $*" has_each_once out.jsonl $n_requests
+    check "as if undisturbed: $*" same_answers out.jsonl undisturbed.jsonl
+    check "nothing is left in the folder: $*" [ -z "$(ls kept)" ]
+}
+
+for n in 3 5; do
+    killed BAD_RENAME_SYNC $n
+    says 'make durable'
+    check "what took its place counts" grep -q "\"number\": $((n - 1))," kept/manifest.json
+    goes_on "no sync, $n"
+    says 'it is read'
+    killed BAD_RENAME_LOST $n
+    says 'failed, the one before stays'
+    goes_on "the answer lost, $n"
+done
+
+scene_end
