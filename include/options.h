@@ -182,6 +182,7 @@ void environment_read(struct environment *environment);
  * untouched. parse_real takes decimal numbers only (no inf, nan or hexadecimal). */
 bool parse_size(const char *text, int64_t *bytes);
 bool parse_duration(const char *text, double *seconds);
+#define DURATION_MOST_S (10 * 366 * 86400.0) /* ten years, which fit into nanoseconds */
 bool parse_int(const char *text, int64_t least, int64_t most, int64_t *out);
 bool parse_real(const char *text, double least, double most, double *out);
 /* Numbers and ranges, separated by commas: `8`, `1-8` (every one), `0-100+25`, `512-8192*2`; every

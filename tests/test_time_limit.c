@@ -74,6 +74,21 @@ static void slurm_says_when_the_job_ends(void **state) {
     assert_true(time_limit_due(&limit, 0));
 }
 
+/* Times that no nanoseconds can hold, as "unlimited" is written where a number has to be. */
+static void an_end_in_the_far_future_is_none(void **state) {
+    (void)state;
+    static const int64_t end_time[] = {99999999999, 4294967294 + 1700000000ll, INT64_MAX};
+    struct options options = {.time_limit_s = TIME_LIMIT_AUTO, .time_limit_lead_s = 60};
+    for (size_t row = 0; row < sizeof end_time / sizeof *end_time; row++) {
+        struct environment environment = {.slurm_job = "1", .slurm_end_time = end_time[row]};
+        struct time_limit limit;
+        struct fault fault = {0};
+        assert_true(time_limit_open(&limit, &options, &environment, clock_now_ns(), &fault));
+        assert_int_equal(limit.end_ns, 0);
+        assert_false(time_limit_due(&limit, 1e6));
+    }
+}
+
 static void without_a_limit_nothing_is_due(void **state) {
     (void)state;
     struct options options = {.time_limit_s = -1, .time_limit_lead_s = 60};
@@ -93,6 +108,7 @@ int main(void) {
         cmocka_unit_test(squeue_prints_clocks_and_words),
         cmocka_unit_test(the_stop_comes_a_lead_before_the_end),
         cmocka_unit_test(slurm_says_when_the_job_ends),
+        cmocka_unit_test(an_end_in_the_far_future_is_none),
         cmocka_unit_test(without_a_limit_nothing_is_due),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

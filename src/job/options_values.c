@@ -99,7 +99,6 @@ bool parse_duration(const char *text, double *seconds) {
         const char *name;
         double seconds;
     } units[] = {{"d", 86400}, {"h", 3600}, {"ms", 1e-3}, {"m", 60}, {"s", 1}};
-    static const double longest_s = 10 * 366 * 86400.0; /* ten years fit into nanoseconds */
     double total = 0, value, least = INFINITY;
     if (strchr(text, ':')) {
         if (!parse_clock(text, &total)) return false;
@@ -120,7 +119,7 @@ bool parse_duration(const char *text, double *seconds) {
             total += value * least;
         }
     }
-    if (total > longest_s) return false;
+    if (total > DURATION_MOST_S) return false;
     *seconds = total;
     return true;
 }

@@ -128,6 +128,7 @@ static bool find_slurm_end(struct time_limit *limit, const struct environment *e
         }
         if (left_s < 0) return true;
     }
+    if (left_s > DURATION_MOST_S) return true; /* what stands for "unlimited" */
     limit->end_ns = now + (int64_t)(left_s * 1e9);
     return true;
 }
