@@ -4,9 +4,12 @@
  * what a killed run left is made into the same files by the same code.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "log.h"
 #include "trace.h"
@@ -25,9 +28,12 @@ enum kind { KIND_OTHER, KIND_HDF5, KIND_JOURNAL };
 
 static enum kind kind_of(const char *path) {
     char byte[16] = "";
-    FILE *file = fopen(path, "rb");
-    size_t n_bytes = file ? fread(byte, 1, sizeof byte, file) : 0;
-    if (file) fclose(file);
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* of a FIFO nobody may write */
+    bool is_file = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    ssize_t n_read = is_file ? read(fd, byte, sizeof byte) : 0;
+    size_t n_bytes = n_read > 0 ? (size_t)n_read : 0;
+    if (fd >= 0) close(fd);
     if (n_bytes >= sizeof hdf5_magic && !memcmp(byte, hdf5_magic, sizeof hdf5_magic))
         return KIND_HDF5;
     return n_bytes > 0 && !memcmp(byte, "lamina journal\n", n_bytes < 15 ? n_bytes : 15)

@@ -90,8 +90,12 @@ struct reading {
 static bool open_journal(struct reading *reading, const char *path, struct fault *fault) {
     *reading = (struct reading){.path = path, .fault = fault};
     log_escape(reading->shown, sizeof reading->shown, path, strlen(path));
-    reading->fd = open(path, O_RDONLY | O_CLOEXEC);
-    return reading->fd >= 0 || output_fault(fault, "read", path);
+    struct stat status;
+    reading->fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* of a FIFO nobody may write */
+    if (reading->fd < 0) return output_fault(fault, "read", path);
+    if (fstat(reading->fd, &status) == 0 && S_ISREG(status.st_mode)) return true;
+    close(reading->fd);
+    return fault_user(fault, "%s: not a journal of a lamina trace: no file", reading->shown);
 }
 
 /* Bytes that could be read, fewer than asked for only at the end; -1 with a fault. */

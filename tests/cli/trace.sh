@@ -174,6 +174,13 @@ rank0=$(compgen -G 't.h5.*.rank0.journal')
 expect 2 'is the same file as the' "$LAMINA" inspect t.h5.*.journal -o "$rank0"
 expect 2 'not a journal' "$LAMINA" inspect t.h5.*.journal t.h5
 expect 2 'not a trace of lamina' "$LAMINA" inspect tiny.gguf --csv no
+mkfifo pipe.h5 pipe.journal # nobody writes to them: opening them as files would wait for ever
+limit=20
+expect 2 'pipe.h5' "$LAMINA" inspect pipe.h5
+expect 2 'pipe.journal' "$LAMINA" inspect pipe.journal
+expect 2 'not a journal' "$LAMINA" inspect "$rank0" pipe.journal
+limit=120
+rm pipe.h5 pipe.journal
 cp "$rank0" damaged
 middle=$((64 * ($(wc -c <damaged) / 128)))
 printf '\1' | dd of=damaged bs=1 seek=$((middle + 6)) conv=notrunc 2>/dev/null
