@@ -20,10 +20,14 @@
 
 struct checkpoint;
 
+/* The leader, before the output is touched: have the folder, and hear all that may be wrong with
+ * it. Without --checkpoint nothing is opened. */
+bool checkpoint_lock(struct checkpoint **checkpoint, const struct options *options,
+                     struct fault *fault);
+
 /* The leader, before the desk is opened: take the folder for the job `uuid`, and learn what the
  * newest usable checkpoint has to go on with. *progress is a view, for desk_open; NULL: nothing. */
-bool checkpoint_find(struct checkpoint **checkpoint, const struct options *options,
-                     const char *uuid, const char *fingerprint,
+bool checkpoint_find(struct checkpoint *checkpoint, const char *uuid, const char *fingerprint,
                      const struct checkpoint_progress **progress, struct fault *fault);
 
 /* Bytes of host memory that checkpoint_open takes for every KV page of `page_bytes`. */

@@ -20,18 +20,23 @@
 
 struct checkpoint_folder;
 
-/* Open options->checkpoint for the job `uuid`: made (mode 0700) where it is not there, locked
- * (waiting up to 30 s). One of another job is the user's fault, unless --overwrite was given: then
- * the files its manifest lists are deleted. `uuid` and `fingerprint` are copied. */
-bool checkpoint_folder_open(struct checkpoint_folder **folder, const struct options *options,
-                            const char *uuid, const char *fingerprint, struct fault *fault);
-
-/* The same as a question that can be asked before there is a uuid: could options->checkpoint be the
- * folder of this job, new or resumed? Touches nothing. */
+/* Could options->checkpoint be the folder of this job, new or resumed? A manifest that cannot be
+ * understood is refused, with --overwrite too: nobody knows then what may be deleted. Touches
+ * nothing. */
 bool checkpoint_folder_check(const struct options *options, struct fault *fault);
 
+/* Open it before the output is touched: made (mode 0700) where it is not there, locked (waiting up
+ * to 30 s), and asked again what checkpoint_folder_check asks. No checkpoint is touched. */
+bool checkpoint_folder_open(struct checkpoint_folder **folder, const struct options *options,
+                            struct fault *fault);
+
+/* Take it for the job `uuid`. One of another job is the user's fault, unless --overwrite was given:
+ * then the files its manifest lists are deleted. `uuid` and `fingerprint` are copied. */
+bool checkpoint_folder_claim(struct checkpoint_folder *folder, const struct options *options,
+                             const char *uuid, const char *fingerprint, struct fault *fault);
+
 /* Release the lock. With `finished` the job needs no checkpoint any more: all of it is deleted, but
- * for the folder. NULL does nothing. */
+ * for the folder. A folder that was made and never claimed is taken away. NULL does nothing. */
 void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished);
 
 /* The newest checkpoint whose progress can be read, into *progress (progress_close); NULL when

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "checkpoint.h"
-#include "checkpoint_folder.h"
 #include "clock.h"
 #include "compose.h"
 #include "dry_run.h"
@@ -57,11 +56,11 @@ static void open_text(struct run *run, struct fault *fault) {
     if (!compose_text(&run->source, &run->model, options, &run->tokenizer, &run->chat_template,
                       &run->template_fault, fault))
         return;
-    if (options->checkpoint && !checkpoint_folder_check(options, fault)) return;
+    if (!checkpoint_lock(&run->checkpoint, options, fault)) return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
     if (options->resume && !results_all_answered(run->results, &run->all_answered, fault)) return;
-    if (!checkpoint_find(&run->checkpoint, options, results_uuid(run->results), fingerprint,
-                         &run->progress, fault))
+    if (!checkpoint_find(run->checkpoint, results_uuid(run->results), fingerprint, &run->progress,
+                         fault))
         return;
     run->rules = (struct request_rules){
         .tokenizer = run->tokenizer,

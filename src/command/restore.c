@@ -12,20 +12,23 @@
 #include "checkpoint_parts.h"
 #include "log.h"
 
-bool checkpoint_find(struct checkpoint **opened, const struct options *options, const char *uuid,
-                     const char *fingerprint, const struct checkpoint_progress **progress,
+bool checkpoint_lock(struct checkpoint **opened, const struct options *options,
                      struct fault *fault) {
-    *progress = NULL;
     if (!options->checkpoint) return true;
-    if (!uuid)
-        return fault_user(fault,
-                          "--checkpoint needs an output that is a file: a checkpoint goes on "
-                          "from the answers in it");
+    if (!checkpoint_folder_check(options, fault)) return false;
     struct checkpoint *checkpoint = check_alloc(1, sizeof *checkpoint);
     *opened = checkpoint;
     checkpoint->run.options = options;
+    return checkpoint_folder_open(&checkpoint->folder, options, fault);
+}
+
+bool checkpoint_find(struct checkpoint *checkpoint, const char *uuid, const char *fingerprint,
+                     const struct checkpoint_progress **progress, struct fault *fault) {
+    *progress = NULL;
+    if (!checkpoint) return true;
+    const struct options *options = checkpoint->run.options;
     snprintf(checkpoint->uuid, sizeof checkpoint->uuid, "%s", uuid);
-    if (!checkpoint_folder_open(&checkpoint->folder, options, uuid, fingerprint, fault))
+    if (!checkpoint_folder_claim(checkpoint->folder, options, uuid, fingerprint, fault))
         return false;
     if (!options->resume) return true;
     checkpoint->found = checkpoint_folder_find(checkpoint->folder, &checkpoint->progress);

@@ -29,6 +29,7 @@ static const double LOCK_WAIT_S = 30;
 
 struct checkpoint_folder {
     const char *path; /* as typed */
+    bool made;        /* by this process, and not claimed yet */
     struct job_file job;
     struct manifest manifest;
     int64_t number;       /* the highest of all attempts there were */
@@ -46,10 +47,29 @@ static bool belongs_to_another(const struct checkpoint_folder *folder, const cha
                       log_escape(shown, sizeof shown, folder->path, strlen(folder->path)), theirs);
 }
 
+/* A new job's folder has no checkpoints; a resumed one's uuid is yet to be known. */
+static bool check_manifest(const struct checkpoint_folder *folder, const struct options *options,
+                           struct fault *fault) {
+    return options->resume || options->overwrite || folder->manifest.n_checkpoints == 0 ||
+           belongs_to_another(folder, folder->manifest.uuid, fault);
+}
+
+/* The answers in it are what a checkpoint goes on from. */
+static bool check_output(const struct options *options, struct fault *fault) {
+    struct output place = {.fd = -1};
+    bool good = !options->output || output_find(&place, options->output, fault);
+    if (good && place.is_stream)
+        good = fault_user(fault, "--checkpoint needs an output that is a file: a checkpoint goes "
+                                 "on from the answers in it");
+    output_close(&place);
+    return good;
+}
+
 bool checkpoint_folder_check(const struct options *options, struct fault *fault) {
     struct checkpoint_folder folder = {.path = options->checkpoint};
     struct stat status;
     char shown[512];
+    if (!check_output(options, fault)) return false;
     if (stat(folder.path, &status) != 0)
         return output_check_folder(folder.path, folder.path, fault);
     if (!S_ISDIR(status.st_mode))
@@ -57,10 +77,8 @@ bool checkpoint_folder_check(const struct options *options, struct fault *fault)
                           log_escape(shown, sizeof shown, folder.path, strlen(folder.path)));
     if (access(folder.path, R_OK | W_OK | X_OK) != 0)
         return output_fault(fault, "write", folder.path);
-    if (options->resume || options->overwrite) return true;
     bool good = manifest_read(&folder.manifest, folder.path, fault) &&
-                (folder.manifest.n_checkpoints == 0 ||
-                 belongs_to_another(&folder, folder.manifest.uuid, fault));
+                check_manifest(&folder, options, fault);
     manifest_close(&folder.manifest);
     return good;
 }
@@ -130,27 +148,32 @@ uint64_t checkpoint_folder_attempt(const struct checkpoint_folder *folder, int64
  */
 
 bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct options *options,
-                            const char *uuid, const char *fingerprint, struct fault *fault) {
+                            struct fault *fault) {
     struct checkpoint_folder *folder = check_alloc(1, sizeof *folder);
     folder->path = options->checkpoint;
     char *job = manifest_path(folder->path, "checkpoint");
-    bool made = mkdir(folder->path, 0700) == 0;
-    bool good = (made || errno == EEXIST || output_fault(fault, "make", folder->path)) &&
-                (!made || output_sync_folder(folder->path, fault)) &&
+    folder->made = mkdir(folder->path, 0700) == 0;
+    bool good = (folder->made || errno == EEXIST || output_fault(fault, "make", folder->path)) &&
+                (!folder->made || output_sync_folder(folder->path, fault)) &&
                 job_file_open(&folder->job, job, LOCK_WAIT_S, fault) &&
                 manifest_read(&folder->manifest, folder->path, fault) &&
-                find_number(folder, fault) && draw_run(folder, fault) &&
-                take_over(folder, options, uuid, fingerprint, fault) &&
-                job_file_write(&folder->job, options, fingerprint, uuid, fault);
+                check_manifest(folder, options, fault) && find_number(folder, fault) &&
+                draw_run(folder, fault);
     free(job);
-    if (!good) {
-        checkpoint_folder_close(folder, false);
+    if (good) *opened = folder;
+    if (!good) checkpoint_folder_close(folder, false);
+    return good;
+}
+
+bool checkpoint_folder_claim(struct checkpoint_folder *folder, const struct options *options,
+                             const char *uuid, const char *fingerprint, struct fault *fault) {
+    if (!take_over(folder, options, uuid, fingerprint, fault) ||
+        !job_file_write(&folder->job, options, fingerprint, uuid, fault))
         return false;
-    }
+    folder->made = false; /* it stays */
     snprintf(folder->manifest.uuid, sizeof folder->manifest.uuid, "%s", uuid);
     snprintf(folder->manifest.fingerprint, sizeof folder->manifest.fingerprint, "%s", fingerprint);
     folder->options = job_file_options(options);
-    *opened = folder;
     return true;
 }
 
@@ -173,6 +196,7 @@ void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished) {
     if (finished) delete_all(folder);
     manifest_close(&folder->manifest);
     job_file_close(&folder->job);
+    if (folder->made) rmdir(folder->path); /* and nobody's file in it */
     free(folder->options);
     free(folder);
 }

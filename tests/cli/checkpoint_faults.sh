@@ -108,6 +108,36 @@ begin
 sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "2.0"/' kept/manifest.json
 refused 2 'is of format 2'
 
+# Nothing is emptied before all that can be wrong has been asked.
+untouched() { # CODE TEXT OPTION...: of a new job on the old output
+    local code=$1 text=$2
+    shift 2
+    expect "$code" "$text" "${one[@]}" -i in.jsonl -o out.jsonl "$@"
+    check "answers stay: $text" cmp out.jsonl stopped/out.jsonl
+    check "their record stays: $text" cmp out.jsonl.job.json stopped/out.jsonl.job.json
+}
+begin
+echo '{"format":' >kept/manifest.json
+untouched 1 'manifest.json' --overwrite --checkpoint kept
+begin
+sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "2.0"/' kept/manifest.json
+untouched 2 'is of format 2' --overwrite --checkpoint kept
+begin
+expect 2 'needs an output that is a file' "${one[@]}" -i in.jsonl -o - --errors out.jsonl --overwrite --checkpoint kept
+check "errors stay" cmp out.jsonl stopped/out.jsonl
+untouched 2 'exists: --resume continues it' --checkpoint new_folder
+check "a folder made in vain is taken away" [ ! -e new_folder ]
+mkfifo never
+exec 7<>never
+"${one[@]}" -i never -o theirs.jsonl --checkpoint theirs 2>their_stderr &
+job=$!
+check "another job has its folder" try_until 60 [ -e theirs/manifest.json ]
+untouched 1 'is held by' --overwrite --checkpoint theirs
+kill -KILL $job
+wait $job 2>/dev/null
+exec 7>&-
+rm -rf theirs* never
+
 # Another job's, another model's, other options.
 begin
 head -n 5 in.jsonl >few.jsonl
