@@ -29,7 +29,8 @@ struct order {
 
 /* Share of the KV cache that may wait to be written. */
 enum { BUFFER_SHARE = 4, LEAST_BUFFERS = 2 };
-/* For the files of a checkpoint to be written while nothing else goes on. */
+/* For the files of a checkpoint to be written while nothing else goes on; all ranks wait so long.
+ */
 enum { SETTLE_S = 3600 };
 
 static bool keeps_kv(const struct options *options) {
@@ -212,9 +213,14 @@ double checkpoint_last_s(const struct checkpoint *checkpoint) {
 /* ---- between two walks ------------------------------------------------------------------------
  */
 
+static double settle_s(const struct checkpoint *checkpoint) {
+    double patience_s = checkpoint->run.patience_s;
+    return patience_s > SETTLE_S ? patience_s : SETTLE_S;
+}
+
 /* Until what was begun is in place, or has failed. A slow folder is no reason to lose it. */
 static void settle(struct checkpoint *checkpoint) {
-    double most_s = checkpoint->run.patience_s > SETTLE_S ? checkpoint->run.patience_s : SETTLE_S;
+    double most_s = settle_s(checkpoint);
     struct deadline deadline = clock_deadline(most_s);
     while (checkpoint->stage != STAGE_IDLE) {
         checkpoint_tick(checkpoint);
@@ -347,14 +353,21 @@ bool checkpoint_between(struct checkpoint *checkpoint, bool stop) {
     const struct topology *topology = checkpoint->run.topology;
     int64_t begin_ns = clock_now_ns();
     struct order order = {0};
+    /* where a checkpoint was begun the leader may be at its files when all others are done */
+    double wait_s = checkpoint->run.patience_s + (checkpoint->begun ? settle_s(checkpoint) : 0);
     settle(checkpoint);
     if (topology->leader) order = decide(checkpoint, stop);
-    topology_broadcast(topology, &order, sizeof order, "what comes after a walk",
-                       checkpoint->run.patience_s);
+    topology_broadcast(topology, &order, sizeof order, "what comes after a walk", wait_s);
     if (checkpoint->pages) checkpoint_pages_end(checkpoint->pages, order.counts);
     bool saves = order.action == ACTION_SAVE || order.action == ACTION_SAVE_AND_END;
     if (saves) save(checkpoint, &order);
+    checkpoint->begun = saves;
     checkpoint->stall_s = (double)(clock_now_ns() - begin_ns) * 1e-9;
-    if (order.action == ACTION_SAVE_AND_END) settle(checkpoint);
+    if (order.action == ACTION_SAVE_AND_END) {
+        struct fault fault = {0};
+        settle(checkpoint);
+        topology_agree(topology, &fault, "writing of the last checkpoint",
+                       checkpoint->run.patience_s + settle_s(checkpoint));
+    }
     return order.action == ACTION_SAVE || order.action == ACTION_GO_ON;
 }

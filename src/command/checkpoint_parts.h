@@ -29,6 +29,7 @@ struct checkpoint {
     /* the checkpoint being written */
     enum stage stage;
     bool writes_pages; /* this rank */
+    bool begun;        /* by the last order: then it may still be the leader's work */
     int64_t number;
     double stall_s;
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # checkpoint_rename.sh - a disk on which taking a place goes wrong. A manifest that took its place, and whose
 # writer was told that it had not, or not for good: whatever the disk lists then goes with files of the same
-# attempt, so a job that is killed in the middle of a later one goes on with the right tokens.
+# attempt, so a job that is killed in the middle of a later one goes on with the right tokens. One that takes
+# longer than ranks wait for each other is waited for.
 . "$(dirname "$0")/scene.sh"
 : "${BAD_RENAME:?the module to preload}"
 scene_open
@@ -40,5 +41,18 @@ for n in 3 5; do
     says 'failed, the one before stays'
     goes_on "the answer lost, $n"
 done
+
+# A disk that is slower than ranks are patient (30 times their deadline), at a stop: all wait for it.
+rm -rf out.jsonl* kept
+env LD_PRELOAD="$BAD_RENAME" BAD_RENAME_STALL=70 "${three[@]}" --deadline 2 \
+    -i in.jsonl -o out.jsonl --checkpoint kept 2>stderr &
+job=$!
+check "answers come" try_until 120 has_lines 3 out.jsonl
+kill -USR1 $job
+check "the job stops" try_until 200 has_ended $job
+wait $job
+ended 75 'stopped with a slow disk' $?
+says 'checkpoint 1:'
+goes_on 'a slow disk'
 
 scene_end
