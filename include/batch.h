@@ -143,7 +143,7 @@ struct step_span batch_step_span(const struct batch *batch, int slot);
 bool batch_over(const struct batch *batch);
 void batch_stop(struct batch *batch);
 int batch_keep(struct batch *batch, struct kept *kept);
-int batch_restore(struct batch *batch, bool with_kv, struct kept *kept);
+int batch_restore(struct batch *batch, bool with_kv, int n_restored, struct kept *kept);
 
 /* The same moment, on a rank that holds KV: pages for the restored sequences that are its own, as
  * the leader's books have them; and the books themselves, to find them by. `forgotten`: of these

@@ -50,7 +50,7 @@ bool desk_open(struct desk **desk, const struct request_rules *rules, struct res
 /* What is in flight, for a checkpoint. Generations are borrowed, all else is owned. */
 struct desk_kept {
     int n_choices;
-    struct checkpoint_choice *choice;       /* (n_choices) rows and owners are not filled in */
+    struct checkpoint_choice *choice;     /* (n_choices) rows and owners are not filled in */
     const struct generation **generation; /* (n_choices) */
     int64_t n_read, output_bytes;         /* lines read; bytes of answers, synced */
     _Atomic bool done;
@@ -62,9 +62,10 @@ struct desk_kept {
 bool desk_keep(struct desk *desk, struct desk_kept *kept, double seconds);
 void desk_kept_close(struct desk_kept *kept);
 
-/* Wait until the choices of a checkpoint are in the queue, before all others, as many as fit; of
- * those *n_found were among the inputs. False when `seconds` are over. */
-bool desk_restored(struct desk *desk, int *n_found, double seconds);
+/* Wait until the choices of a checkpoint are in the queue, *n_queued, as many as fit, before all
+ * requests that are not in it; other choices of the same requests may stand between them. *n_found
+ * were among the inputs, those that had their last token too. False when `seconds` are over. */
+bool desk_restored(struct desk *desk, int *n_found, int *n_queued, double seconds);
 
 /* The desk as the leader's supply, until desk_close: the four calls below, and n_ready of the
  * counts. */

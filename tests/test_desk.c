@@ -498,9 +498,10 @@ static void what_is_in_flight_goes_on(void **state) {
     options.resume = true;
     progress = &made;
     open_job(&decoder, 8, 8);
-    int n_found = -1;
-    assert_true(desk_restored(decoder.desk, &n_found, 60));
+    int n_found = -1, n_queued = -1;
+    assert_true(desk_restored(decoder.desk, &n_found, &n_queued, 60));
     assert_int_equal(n_found, made.n_choices);
+    assert_int_equal(n_queued, n_running);
     for (int turn = 0; turn < n_running; turn++) {
         struct generation *generation = take(&decoder);
         assert_non_null(generation);
@@ -532,9 +533,10 @@ static void what_is_gone_is_not_sought_for_ever(void **state) {
     write_input(2000);
     progress = &made;
     open_job(&decoder, 8, 8);
-    int n_found = -1;
-    assert_true(desk_restored(decoder.desk, &n_found, 60));
+    int n_found = -1, n_queued = -1;
+    assert_true(desk_restored(decoder.desk, &n_found, &n_queued, 60));
     assert_int_equal(n_found, 0);
+    assert_int_equal(n_queued, 0);
     assert_true(desk_counts(decoder.desk).n_read < 60);
     decode_all(&decoder);
     close_job(&decoder);

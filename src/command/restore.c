@@ -92,18 +92,19 @@ static bool wants_kv(const struct checkpoint *checkpoint) {
 /* ---- taking back ------------------------------------------------------------------------------
  */
 
-/* The leader: find requests and give them places. Returns how many sequences are taken back. */
-static int take_back(struct checkpoint *checkpoint, bool with_kv) {
+/* The leader: find requests, *n_queued choices that go on, and give them places. Returns how many
+ * sequences got one. */
+static int take_back(struct checkpoint *checkpoint, bool with_kv, int *n_queued) {
     const struct checkpoint_run *run = &checkpoint->run;
     int n_found = 0;
-    if (!desk_restored(run->desk, &n_found, run->patience_s))
+    if (!desk_restored(run->desk, &n_found, n_queued, run->patience_s))
         check_fail("waited %g s for the requests of the checkpoint to be read again",
                    run->patience_s);
     if (n_found < checkpoint->progress.n_choices)
         log_warning("%d of %d choices in the checkpoint are of requests that are answered, or not "
                     "in the inputs any more",
                     checkpoint->progress.n_choices - n_found, checkpoint->progress.n_choices);
-    return batch_restore(run->batch, with_kv, checkpoint->kept);
+    return batch_restore(run->batch, with_kv, *n_queued, checkpoint->kept);
 }
 
 /* The files with pages, from the leader to all. */
@@ -184,13 +185,28 @@ static void read_kv(struct checkpoint *checkpoint, int n_kept) {
         log_warning("rank %d: %s: what was kept there is computed again", run->topology->rank,
                     fault.text);
     share_failed(checkpoint, failed, n_kept);
+    struct kept *forgotten = check_alloc((size_t)n_kept + 1, sizeof *forgotten);
     for (int at = 0; at < n_kept; at++) {
-        if (failed[at]) kept[n_failed++] = kept[at];
+        if (!failed[at]) continue;
+        forgotten[n_failed++] = kept[at];
+        kept[at].n_rows = 0;
     }
-    batch_forget(run->batch, kept, n_failed);
+    batch_forget(run->batch, forgotten, n_failed);
+    free(forgotten);
     free(failed);
     free(files.file);
     free(files.shared);
+}
+
+/* Say what came of it. Of a choice without K and V, or without a place yet, these are computed
+ * again. */
+static void report(const struct checkpoint *checkpoint, int n_queued, int n_kept) {
+    int n_with_kv = 0;
+    for (int at = 0; at < n_kept; at++)
+        n_with_kv += checkpoint->kept[at].n_rows > 0;
+    log_note("checkpoint %lld of %s: %d choices go on where they stopped, %d of them with their K "
+             "and V",
+             (long long)checkpoint->found->number, checkpoint->found->created, n_queued, n_with_kv);
 }
 
 void checkpoint_restore(struct checkpoint *checkpoint) {
@@ -198,18 +214,19 @@ void checkpoint_restore(struct checkpoint *checkpoint) {
     struct {
         int32_t n_kept, with_kv;
     } order = {0};
-    int n_kept = 0;
+    int n_queued = 0, n_kept = 0;
     if (topology->leader && checkpoint->found) {
         order.with_kv = wants_kv(checkpoint);
-        n_kept = take_back(checkpoint, order.with_kv);
+        n_kept = take_back(checkpoint, order.with_kv, &n_queued);
         order.n_kept = n_kept;
-        log_note("checkpoint %lld of %s: %d choices go on where they stopped",
-                 (long long)checkpoint->found->number, checkpoint->found->created, n_kept);
     }
     topology_broadcast(topology, &order, sizeof order, "what is taken back",
                        checkpoint->run.patience_s);
-    if (!order.with_kv) return;
-    topology_broadcast(topology, checkpoint->kept, (size_t)order.n_kept * sizeof *checkpoint->kept,
-                       "what is taken back", topology->deadline_s);
-    read_kv(checkpoint, order.n_kept);
+    if (order.with_kv) {
+        topology_broadcast(topology, checkpoint->kept,
+                           (size_t)order.n_kept * sizeof *checkpoint->kept, "what is taken back",
+                           topology->deadline_s);
+        read_kv(checkpoint, order.n_kept);
+    }
+    if (topology->leader && checkpoint->found) report(checkpoint, n_queued, n_kept);
 }

@@ -45,6 +45,7 @@ struct desk {
     struct generation **active; /* in the queue or with decode */
     size_t n_active, active_capacity;
     struct saved saved; /* choices of a checkpoint, until all are found; zeroed without */
+    int n_restored;     /* of these, put in the queue */
     bool waiting_for_input, unsynced;
     int64_t unsynced_since_ns;
     struct fault fault;
@@ -197,6 +198,7 @@ static void begin_next(struct desk *desk, struct pending_entry *entry) {
     struct generation *generation = pending_begin(&desk->pending, entry, &n_bytes);
     generation->submitted_ns = clock_now_ns();
     bool settled = give_saved(desk, entry, generation);
+    desk->n_restored += !settled && generation->restored && atomic_load(&desk->restoring);
     if (desk->n_active == desk->active_capacity) {
         size_t capacity = 2 * desk->active_capacity + 64;
         struct generation **larger = check_alloc(capacity, sizeof *larger);
@@ -508,9 +510,10 @@ static bool wait_for(struct desk *desk, const _Atomic bool *flag, bool wanted, b
     return error == 0;
 }
 
-bool desk_restored(struct desk *desk, int *n_found, double seconds) {
+bool desk_restored(struct desk *desk, int *n_found, int *n_queued, double seconds) {
     if (!wait_for(desk, &desk->restoring, false, true, seconds)) return false;
     *n_found = desk->saved.n_found;
+    *n_queued = desk->n_restored;
     return true;
 }
 

@@ -240,8 +240,8 @@ int batch_keep(struct batch *batch, struct kept *kept) {
     return leader_keep(batch->leader, kept);
 }
 
-int batch_restore(struct batch *batch, bool with_kv, struct kept *kept) {
-    return leader_restore(batch->leader, with_kv, kept);
+int batch_restore(struct batch *batch, bool with_kv, int n_restored, struct kept *kept) {
+    return leader_restore(batch->leader, with_kv, n_restored, kept);
 }
 
 static bool is_own(const struct batch *batch, const struct kept *kept) {

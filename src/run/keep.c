@@ -80,12 +80,12 @@ static void take_back(struct leader *leader, int handle, struct generation *gene
                                             sequence->n_rows);
 }
 
-int leader_restore(struct leader *leader, bool with_kv, struct kept *kept) {
+int leader_restore(struct leader *leader, bool with_kv, int n_restored, struct kept *kept) {
     int n = 0;
-    for (; n < leader->n_sequences; n++) {
+    for (; n_restored > 0 && n < leader->n_sequences; n++) {
         struct generation *generation = leader->options.supply->next(leader->options.supply->of);
-        if (generation && !generation->restored) leader->next = generation;
-        if (!generation || !generation->restored) break;
+        if (!generation) break;
+        n_restored -= generation->restored;
         take_back(leader, n, generation, with_kv);
         const struct sequence *sequence = &leader->sequence[n];
         kept[n] = (struct kept){.generation = generation,

@@ -43,11 +43,12 @@ void leader_end(struct leader *leader);
  * Returns how many. */
 int leader_keep(struct leader *leader, struct kept *kept);
 
-/* Take the generations that a checkpoint kept, which stand first in the desk's queue, before the
- * first step: into `kept`, which has room for all handles. `with_kv`: a sequence whose K and V fit
- * an owner holds pages for `n_rows` of them; of the others n_rows is 0, and they are computed
- * again. Returns how many. */
-int leader_restore(struct leader *leader, bool with_kv, struct kept *kept);
+/* Take the `n_restored` generations that a checkpoint kept, or as many as there are handles, before
+ * the first step: into `kept`, which has room for all handles. They stand in front of the desk's
+ * queue; what stands between them is taken too, and waits its turn. `with_kv`: a sequence whose K
+ * and V fit an owner holds pages for `n_rows` of them; of the others n_rows is 0, and they are
+ * computed again. Returns how many were taken. */
+int leader_restore(struct leader *leader, bool with_kv, int n_restored, struct kept *kept);
 
 /* The K and V of a restored sequence could not be read: its pages are free, and it is computed
  * again. */

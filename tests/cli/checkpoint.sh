@@ -77,6 +77,8 @@ goes_on '' "${three[@]}" --restore kv
 begin
 stop USR1 "${one[@]}"
 goes_on 'it is read' "${three[@]}" --restore kv --kv-tokens 8192 --max-batch 4
+n_kept=$(sed -n 's/.*go on where they stopped, \([0-9]*\) of them with their K and V$/\1/p' stderr)
+check "it is told for how many there was room: ${n_kept:-nothing}" [ "${n_kept:-99}" -le 8 ]
 
 # Answers held back for the order of the input are not made twice.
 begin
