@@ -21,9 +21,6 @@ void background_begin(struct background *background, void (*work)(void *), void 
 /* True when it has nothing to do; what the work wrote may then be read. */
 bool background_idle(struct background *background);
 
-/* Wait until it is idle; false when `seconds` are over. */
-bool background_wait(struct background *background, double seconds);
-
 /* End the thread, when it is done. NULL does nothing. */
 void background_close(struct background *background);
 

@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct background {
     pthread_t thread;
@@ -35,11 +34,7 @@ static void *serve(void *of) {
 
 bool background_open(struct background **opened, const char *name, struct fault *fault) {
     struct background *background = check_alloc(1, sizeof *background);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&background->news, &attributes);
-    pthread_condattr_destroy(&attributes);
+    pthread_cond_init(&background->news, NULL);
     pthread_mutex_init(&background->mutex, NULL);
     sigset_t all, before;
     sigfillset(&all);
@@ -48,6 +43,8 @@ bool background_open(struct background **opened, const char *name, struct fault 
     int error = pthread_create(&background->thread, NULL, serve, background);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error) {
+        pthread_cond_destroy(&background->news);
+        pthread_mutex_destroy(&background->mutex);
         free(background);
         return fault_world(fault, "cannot start a thread: %s", strerror(error));
     }
@@ -67,22 +64,6 @@ void background_begin(struct background *background, void (*work)(void *), void 
 
 bool background_idle(struct background *background) {
     pthread_mutex_lock(&background->mutex);
-    bool idle = !background->work;
-    pthread_mutex_unlock(&background->mutex);
-    return idle;
-}
-
-bool background_wait(struct background *background, double seconds) {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)seconds;
-    until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    int error = 0;
-    pthread_mutex_lock(&background->mutex);
-    while (background->work && error == 0)
-        error = pthread_cond_timedwait(&background->news, &background->mutex, &until);
     bool idle = !background->work;
     pthread_mutex_unlock(&background->mutex);
     return idle;
