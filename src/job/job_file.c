@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "clock.h"
 #include "log.h"
 #include "output.h"
+#include "uuid.h"
 
 enum { FORMAT = 1, MOST_BYTES = 16 << 20 };
 
@@ -278,21 +278,6 @@ bool job_file_check(const struct job_file *job, const struct options *options,
     return same;
 }
 
-/* Random, version 4. */
-static bool make_uuid(char uuid[37], struct fault *fault) {
-    unsigned char byte[16];
-    if (getrandom(byte, sizeof byte, 0) != (ssize_t)sizeof byte)
-        return fault_world(fault, "no random numbers: %s", strerror(errno));
-    byte[6] = (unsigned char)((byte[6] & 0x0f) | 0x40);
-    byte[8] = (unsigned char)((byte[8] & 0x3f) | 0x80);
-    char *at = uuid;
-    for (size_t place = 0; place < sizeof byte; place++) {
-        if (place == 4 || place == 6 || place == 8 || place == 10) *at++ = '-';
-        at += sprintf(at, "%02x", byte[place]);
-    }
-    return true;
-}
-
 static bool write_beside(int fd, const json_t *record) {
     char *text = json_dumps(record, JSON_INDENT(2));
     REQUIRE(text != NULL, "no memory for the job's record");
@@ -333,8 +318,8 @@ const char *job_file_uuid(const struct job_file *job) {
 
 bool job_file_write(struct job_file *job, const struct options *options,
                     const char *model_fingerprint, const char *uuid, struct fault *fault) {
-    char made[37];
-    if (!uuid && !make_uuid(made, fault)) return false;
+    char made[UUID_BYTES];
+    if (!uuid && !uuid_make(made, fault)) return false;
     json_t *record = make_record(options, model_fingerprint);
     json_object_set_new(record, "uuid", json_string(uuid ? uuid : made));
     bool written = replace(job, record, fault);

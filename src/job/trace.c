@@ -23,12 +23,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "trace_parts.h"
+#include "uuid.h"
 #include "version.h"
 
 enum {
@@ -180,22 +180,6 @@ bool trace_check(const struct options *options, struct fault *fault) {
     return good;
 }
 
-/* Random enough to tell runs apart; not a secret. */
-static void make_uuid(char uuid[40]) {
-    unsigned char byte[16];
-    if (getrandom(byte, sizeof byte, 0) != (ssize_t)sizeof byte) {
-        int64_t now = clock_now_ns(), process = getpid();
-        memcpy(byte, &now, sizeof now);
-        memcpy(byte + sizeof now, &process, sizeof process);
-    }
-    byte[6] = (unsigned char)((byte[6] & 0x0f) | 0x40);
-    byte[8] = (unsigned char)((byte[8] & 0x3f) | 0x80);
-    for (size_t place = 0, at = 0; place < sizeof byte; place++) {
-        bool dash = place == 4 || place == 6 || place == 8 || place == 10;
-        at += (size_t)sprintf(uuid + at, "%s%02x", dash ? "-" : "", byte[place]);
-    }
-}
-
 /* When time 0 was, by the wall clock. */
 static void write_created(char *text, size_t size, int64_t origin_ns) {
     struct timespec wall;
@@ -209,7 +193,7 @@ static void write_created(char *text, size_t size, int64_t origin_ns) {
 }
 
 static void make_plan(struct plan *plan, const struct trace *trace,
-                      const struct trace_options *options) {
+                      const struct trace_options *options, struct fault *fault) {
     const struct layout *layout = &options->topology->layout;
     const struct replacement *beside = trace->file.path ? &trace->file : &trace->timeline;
     plan->head = (struct trace_head){.n_ranks = options->topology->n_ranks,
@@ -220,7 +204,7 @@ static void make_plan(struct plan *plan, const struct trace *trace,
                                      .first_step = options->options->trace_steps.first,
                                      .last_step = options->options->trace_steps.last};
     struct trace_head *head = &plan->head;
-    make_uuid(head->uuid);
+    if (!uuid_make(head->uuid, fault)) return;
     write_created(head->created, sizeof head->created, plan->origin_ns);
     snprintf(head->creator, sizeof head->creator, "lamina %s (%s)", LAMINA_VERSION, LAMINA_COMMIT);
     snprintf(head->model, sizeof head->model, "%s", options->model ? options->model : "");
@@ -302,7 +286,7 @@ void trace_open(struct trace **opened, const struct trace_options *options, stru
     for (int rank = 0; rank < topology->n_ranks; rank++)
         if (all[rank].begin_ns < plan->origin_ns) plan->origin_ns = all[rank].begin_ns;
     if (topology->leader && find_places(trace, options->options, fault))
-        make_plan(plan, trace, options);
+        make_plan(plan, trace, options, fault);
     topology_broadcast(topology, plan, sizeof *plan, "opening of the trace", topology->deadline_s);
     trace->head = (struct journal_head){.origin_ns = plan->origin_ns,
                                         .trace = plan->head,
