@@ -60,7 +60,7 @@ static void sum_record(const json_t *record, char digits[SUM_DIGITS + 1]) {
 
 /* ---- reading ---- */
 
-/* The file's text, to be freed; NULL with errno, 0 where the reason is its kind or size. */
+/* The file's text, to be freed, *n_bytes being 0; NULL with errno, 0 where the reason is its kind or size. */
 static char *read_text(const char *path, size_t *n_bytes) {
     struct stat status;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -70,8 +70,11 @@ static char *read_text(const char *path, size_t *n_bytes) {
     if (stated) errno = 0;
     if (stated && S_ISREG(status.st_mode) && status.st_size <= MOST_BYTES) {
         text = check_alloc((size_t)status.st_size + 1, 1);
-        ssize_t n_read = read(fd, text, (size_t)status.st_size);
-        *n_bytes = n_read < 0 ? 0 : (size_t)n_read;
+        ssize_t n_read;
+        do { /* a signal or a server may give less than there is */
+            n_read = read(fd, text + *n_bytes, (size_t)status.st_size - *n_bytes);
+            if (n_read > 0) *n_bytes += (size_t)n_read;
+        } while (n_read > 0 || (n_read < 0 && errno == EINTR));
         if (n_read < 0) {
             free(text);
             text = NULL;
