@@ -54,21 +54,21 @@ bool time_limit_parse_left(const char *text, double *seconds) {
 /* ---- asking it ----------------------------------------------------------------------------------
  */
 
-/* Read what the process writes until it closes the pipe, the text is full or the time is over. */
-static bool read_until(int fd, struct deadline deadline, char *text, size_t size) {
+/* Read what the process writes until it closes the pipe. NULL, or why that is not all. */
+static const char *read_until(int fd, struct deadline deadline, char *text, size_t size) {
     size_t n_bytes = 0;
     while (!clock_expired(deadline)) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
         if (poll(&wait, 1, 100) <= 0) continue;
         ssize_t n = read(fd, text + n_bytes, size - 1 - n_bytes);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0 || n_bytes + (size_t)n == size - 1) {
-            text[n_bytes + (size_t)(n > 0 ? n : 0)] = 0;
-            return n == 0;
-        }
+        if (n < 0) return strerror(errno);
         n_bytes += (size_t)n;
+        text[n_bytes] = 0;
+        if (n == 0) return NULL;
+        if (n_bytes == size - 1) return "it says more than a job's time";
     }
-    return false;
+    return "no answer in time";
 }
 
 /* Run squeue for a job, its standard output into `text`. NULL, or why there is no answer. */
@@ -85,13 +85,14 @@ static const char *ask_squeue(const char *job, char *text, size_t size) {
     int error = posix_spawnp(&process, words[0], &actions, NULL, words, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(pipe_fd[1]);
-    bool whole = !error && read_until(pipe_fd[0], clock_deadline(SQUEUE_WAIT_S), text, size);
+    const char *torn =
+        error ? strerror(error) : read_until(pipe_fd[0], clock_deadline(SQUEUE_WAIT_S), text, size);
     close(pipe_fd[0]);
-    if (error) return strerror(error);
-    if (!whole) kill(process, SIGKILL);
+    if (error) return torn;
+    if (torn) kill(process, SIGKILL);
     while (waitpid(process, &status, 0) < 0 && errno == EINTR)
         continue;
-    if (!whole) return "no answer in time";
+    if (torn) return torn;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? NULL : "it failed";
 }
 

@@ -43,6 +43,8 @@ squeue 'echo 1:00:00' 'echo 0:30' # two parts: the shorter one, which leaves no 
 expect 75 'time limit: stopping now' "${auto[@]}"
 squeue 'echo Invalid job id specified >&2' 'exit 1'
 expect 0 'it failed; the job will not stop by itself' "${auto[@]}"
+squeue 'for ((i = 0; i < 200; i++)); do echo 1-00:00:00; done'
+expect 0 "it says more than a job's time" "${auto[@]}"
 squeue 'echo soon'
 expect 0 'not a time: soon' "${auto[@]}"
 squeue 'exec sleep 100'
