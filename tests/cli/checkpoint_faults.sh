@@ -187,7 +187,10 @@ if [ -n "${IN_NAMESPACE:-}" ] && mount -t tmpfs -o size=16m none small 2>/dev/nu
     "${three[@]}" -i in.jsonl -o out.jsonl --checkpoint small --checkpoint-interval 0.5 2>stderr &
     job=$!
     check "answers come" try_until 60 has_lines 2 out.jsonl
-    while printf x 2>/dev/null >>small/filler; do :; done
+    until has_ended $job; do # what is deleted meanwhile too
+        dd if=/dev/zero of=small/filler bs=4k oflag=append conv=notrunc status=none 2>/dev/null
+        sleep 0.02
+    done
     wait $job
     ended 0 'a folder that is full' $?
     says 'failed, the one before stays'
