@@ -424,15 +424,47 @@ static void contradictions_are_named(void **state) {
     assert_generate_refused("--resume --overwrite",
                             "--resume keeps the answers that are there and --overwrite drops them: "
                             "give one of the two");
-    assert_generate_refused("--retry-failed", "--retry-failed runs failed requests of an earlier "
-                                              "job again: give --resume with it");
     assert_generate_refused("--resume -i -", "--resume needs files: standard input cannot be read "
                                              "again");
     assert_generate_refused("--resume -o -", "--resume needs files: standard output cannot be read "
                                              "again");
-    assert_generate_refused("--system x", "--system is the system message for plain prompts sent "
-                                          "as chat: give --chat with it");
     assert_generate_refused("-n 5 --min-tokens 6", "--min-tokens 6 is more than --max-tokens 5");
+}
+
+static void options_that_would_do_nothing_are_named(void **state) {
+    (void)state;
+    static const struct {
+        const char *typed, *name, *without;
+    } rows[] = {
+        {"--retry-failed", "retry-failed", "resume"},
+        {"--system x", "system", "chat"},
+        {"--checkpoint-interval 10m", "checkpoint-interval", "checkpoint"},
+        {"--checkpoint-kv=auto", "checkpoint-kv", "checkpoint"},
+        {"--keep-checkpoint", "keep-checkpoint", "checkpoint"},
+        {"--restore kv --resume", "restore", "checkpoint"},
+        {"--restore auto --checkpoint d", "restore", "resume"},
+        {"--time-limit-lead 1m", "time-limit-lead", "time-limit"},
+        {"--trace-steps 0-99", "trace-steps", "trace or --timeline"},
+    };
+    for (size_t row = 0; row < sizeof rows / sizeof *rows; row++) {
+        char expected[160];
+        snprintf(expected, sizeof expected,
+                 "--%s does nothing without --%s: leave it out, or give that too", rows[row].name,
+                 rows[row].without);
+        assert_generate_refused(rows[row].typed, expected);
+    }
+    static const char *const good[] = {
+        "--checkpoint-interval 1m --checkpoint-kv never --keep-checkpoint --checkpoint d",
+        "--restore kv --resume --checkpoint d", "--time-limit-lead 1m --time-limit auto",
+        "--trace-steps 1 --trace t.h5", "--trace-steps 1 --timeline t.json"};
+    for (size_t row = 0; row < sizeof good / sizeof *good; row++) {
+        struct options options;
+        struct line line;
+        char typed[160];
+        snprintf(typed, sizeof typed, "generate -m m -i i -o o %s", good[row]);
+        assert_parses(&options, &line, typed);
+        options_close(&options);
+    }
 }
 
 static uint64_t hash_of(const char *text) {
@@ -498,6 +530,7 @@ int main(void) {
         cmocka_unit_test(bad_values_are_named_with_what_is_allowed),
         cmocka_unit_test(unbuilt_parts_are_refused_by_name),
         cmocka_unit_test(contradictions_are_named),
+        cmocka_unit_test(options_that_would_do_nothing_are_named),
         cmocka_unit_test(ranks_agree_on_values_not_on_spelling),
         cmocka_unit_test(help_and_version_are_recognised),
     };

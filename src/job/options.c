@@ -23,6 +23,7 @@ struct walk {
     char **argv;
     int n_inputs;
     const char **input; /* (argc) */
+    bool *given;        /* (rows of the table) */
 };
 
 /* ---- the walk ---- */
@@ -52,6 +53,8 @@ static bool take_files(struct walk *walk, const struct option_row *row, const ch
 
 /* An option with what was written into the same word behind it, or NULL. */
 static bool take_option(struct walk *walk, const struct option_row *row, const char *attached) {
+    size_t n_rows;
+    walk->given[row - options_rows(&n_rows)] = true;
     if (row->unbuilt) return options_refuse_unbuilt(row, NULL, row->unbuilt, walk->fault);
     if (row->kind == OPTION_FILES) return take_files(walk, row, attached);
     if (!row->argument) {
@@ -118,6 +121,44 @@ static bool take_operand(struct walk *walk, const char *word) {
                         walk->fault);
 }
 
+/* ---- options that would do nothing ---- */
+
+/* One of the names in "trace|timeline", the first word of `names`, was given. */
+static bool has_one(const struct walk *walk, const char *names) {
+    size_t n_rows;
+    const struct option_row *rows = options_rows(&n_rows);
+    for (;; names++) {
+        size_t n_bytes = strcspn(names, "| ");
+        const struct option_row *row = options_find(names, n_bytes, walk->options->command);
+        REQUIRE(row, "an option needs --%.*s, and there is none", (int)n_bytes, names);
+        if (walk->given[row - rows]) return true;
+        names += n_bytes;
+        if (*names != '|') return false;
+    }
+}
+
+static bool refuse_lone(const struct option_row *row, const char *names, struct fault *fault) {
+    size_t n_bytes = strcspn(names, "| ");
+    const char *other = names[n_bytes] == '|' ? names + n_bytes + 1 : "";
+    return fault_user(
+        fault, "--%s does nothing without --%.*s%s%.*s: leave it out, or give that too", row->name,
+        (int)n_bytes, names, *other ? " or --" : "", (int)strcspn(other, " "), other);
+}
+
+static bool check_needs(const struct walk *walk, struct fault *fault) {
+    size_t n_rows;
+    const struct option_row *rows = options_rows(&n_rows);
+    for (size_t at = 0; at < n_rows; at++) {
+        const char *names = walk->given[at] ? rows[at].needs : NULL;
+        while (names) {
+            if (!has_one(walk, names)) return refuse_lone(&rows[at], names, fault);
+            names = strchr(names, ' ');
+            if (names) names++;
+        }
+    }
+    return true;
+}
+
 /* ---- options that contradict each other ---- */
 
 static bool check_files(const struct options *options, struct fault *fault) {
@@ -139,9 +180,6 @@ static bool check_files(const struct options *options, struct fault *fault) {
     if (options->resume && (n_stdin || to_stdout))
         return fault_user(fault, "--resume needs files: standard %s cannot be read again",
                           n_stdin ? "input" : "output");
-    if (options->retry_failed && !options->resume)
-        return fault_user(fault, "--retry-failed runs failed requests of an earlier job again: "
-                                 "give --resume with it");
     return true;
 }
 
@@ -179,9 +217,6 @@ static bool check_together(const struct options *options, struct fault *fault) {
     if (options->command == COMMAND_BENCH_STEP) return check_footprint(options, fault);
     if (options->command != COMMAND_GENERATE) return true;
     if (!check_files(options, fault)) return false;
-    if (options->system && !options->chat)
-        return fault_user(fault, "--system is the system message for plain prompts sent as chat: "
-                                 "give --chat with it");
     if (options->time_limit_s > 0 && options->time_limit_s <= options->time_limit_lead_s)
         return fault_user(fault,
                           "--time-limit: %g s are not longer than --time-limit-lead, %g s: "
@@ -239,8 +274,11 @@ bool options_parse(struct options *options, int argc, char **argv, struct fault 
     int n_words = command_find(argc, argv, &command);
     if (n_words == 0) return options_refuse_command(argc, argv, fault);
     options_defaults(options, command);
-    struct walk walk = {options, fault, argc, 1 + n_words, argv, 0, NULL};
+    size_t n_rows;
+    options_rows(&n_rows);
+    struct walk walk = {options, fault, argc, 1 + n_words, argv, 0, NULL, NULL};
     walk.input = check_alloc((size_t)argc, sizeof *walk.input);
+    walk.given = check_alloc(n_rows, sizeof *walk.given);
     bool good = true, only_operands = false;
     while (good && walk.at < argc) {
         const char *word = argv[walk.at++];
@@ -255,7 +293,8 @@ bool options_parse(struct options *options, int argc, char **argv, struct fault 
     options->input = walk.input;
     options->n_inputs = walk.n_inputs;
     options->typed = join_words(argc, argv);
-    good = good && check_together(options, fault);
+    good = good && check_together(options, fault) && check_needs(&walk, fault);
+    free(walk.given);
     if (!good) options_close(options);
     return good;
 }

@@ -71,6 +71,8 @@ struct option_row {
     const struct option_choice *choice; /* ends with a NULL word */
     const char *initial; /* the default, in the option's own syntax; NULL: false, NULL or -1 */
     const char *derived; /* what stands in help when there is no `initial`; NULL: nothing */
+    const char *needs;   /* options without which it would do nothing, space-separated; of
+                            "trace|timeline" either is enough */
     const char *help;
     const char *also;       /* names other programs give it, for suggestions; space-separated */
     const char *unbuilt;    /* what it is to do ("split ..."): the option is refused by name */

@@ -33,7 +33,8 @@ refused '--kv-memory 12parsecs: expected' --kv-memory 12parsecs
 refused '--deadline soon: expected' --deadline soon
 refused '--threads' --threads
 refused '--resume keeps' --resume --overwrite
-refused '--retry-failed' --retry-failed
+refused '--retry-failed does nothing without --resume' --retry-failed
+refused '--keep-checkpoint does nothing without --checkpoint' --keep-checkpoint
 refused '--resume needs files' --resume -i -
 refused '--resume needs files' --resume -o -
 refused '--model-width is not built yet' --model-width 2
