@@ -410,7 +410,7 @@ static const struct command_row commands[] = {
                           "answer files of prompts", NULL},
     [COMMAND_SLICES] = {"slices", "-m MODEL [--dot] [OPTION...]",
                         "print what the converter made of a model", NULL},
-    [COMMAND_INSPECT] = {"inspect", "FILE... [OPTION...]",
+    [COMMAND_INSPECT] = {"inspect", "FILE...|DIR [OPTION...]",
                          "print what a model file, a checkpoint or a trace holds", NULL},
     [COMMAND_BENCH_STEP] = {"bench step", "-m MODEL [OPTION...]",
                             "time steps of decoding against what memory gives", NULL},

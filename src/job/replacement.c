@@ -43,10 +43,11 @@ static bool check_kind(const struct output *place, const char *option,
     for (int number = 0; number < options->n_inputs; number++) {
         if (!check_other(place, option, options->input[number], "input", fault)) return false;
     }
+    const char *read = options->command == COMMAND_INSPECT ? "trace" : "model";
     const struct {
         const char *option, *name, *what;
     } others[] = {
-        {"--model", options->model, "model"},
+        {"--model", options->model, read},
         {"--output", options->output, "output"},
         {"--errors", options->errors, "file of errors"},
         {"--status", options->status, "status file"},

@@ -120,6 +120,7 @@ check "a table of turns" cmp <(awk -F, '$1 == 2 { print $4, $5 }' tables/turns.c
     <(paste -d ' ' <(column t.h5 /ranks/2/turns/busy) <(column t.h5 /ranks/2/turns/wait))
 is "a table of ranks" "$(wc -l <tables/ranks.csv)" 4
 expect 2 'tables/ranks.csv: File exists' "$LAMINA" inspect t.h5 --csv tables
+expect 2 't.h5 is the same file as the trace: name another' "$LAMINA" inspect t.h5 --timeline t.h5
 expect 0 '' "$LAMINA" inspect t.h5 --trace-steps 3 --csv third
 is "spans of one step" "$(awk -F, 'NR > 1 && $9 != "arrived" && $5 != "-1" { print $5 }' third/spans.csv | sort -u | tr '\n' ' ')" '3 '
 
