@@ -15,7 +15,7 @@
 
 #include "check.h"
 
-enum { MANIFEST_CHECKPOINTS = 2 };
+enum { MANIFEST_CHECKPOINTS = 2, CHECKPOINT_FORMAT = 1 /* major of manifest and files */ };
 #define MANIFEST_MOST_NUMBER INT64_C(1000000000000000) /* of a checkpoint */
 
 struct manifest_file {
@@ -39,8 +39,13 @@ struct manifest {
     char **next; /* (n_next) names of files that may be there, whole or not, and are not needed */
 };
 
-/* Read it. No such file: zeroed and true. A newer format's major is the user's fault naming both;
- * one that cannot be understood is the world's, with the reason. */
+/* Can what is of format_version `version` ("MAJOR.MINOR") at `path` be read? Of our major it can,
+ * whatever the minor: what a minor adds may be left unread. Another major, older or newer, is the
+ * user's fault naming both; no version at all the world's. */
+bool manifest_check_version(const char *version, const char *path, struct fault *fault);
+
+/* Read it. No such file: zeroed and true. Another format's major is the user's fault; one that
+ * cannot be understood is the world's, with the reason and the cure. */
 bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault);
 /* Replace it: temporary file, fsync, rename, fsync of the folder. True when it has taken its place;
  * *durable: for good. It is not where the folder could not be synced, which is logged: the one

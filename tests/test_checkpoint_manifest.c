@@ -143,6 +143,12 @@ static void nothing(json_t *record) {
 static void newer(json_t *record) {
     json_object_set_new(record, "format_version", json_string("2.0"));
 }
+static void older_major(json_t *record) {
+    json_object_set_new(record, "format_version", json_string("0.9"));
+}
+static void no_version(json_t *record) {
+    json_object_set_new(record, "format_version", json_string("1"));
+}
 static void newer_minor(json_t *record) {
     json_object_set_new(record, "format_version", json_string("1.7"));
     json_object_set_new(record, "colour", json_string("unknown to us"));
@@ -199,9 +205,11 @@ static void what_cannot_be_is_refused(void **state) {
         enum fault_kind kind;
         const char *reason;
     } row[] = {
-        {newer, FAULT_USER, "format 2, and this lamina reads format 1"},
+        {newer, FAULT_USER, "format 2, and this lamina reads format 1: use the newer one"},
+        {older_major, FAULT_USER, "format 0, and this lamina reads format 1: use the older one"},
+        {no_version, FAULT_WORLD, "no format_version"},
         {other, FAULT_WORLD, "not a manifest"},
-        {third, FAULT_WORLD, "at most two"},
+        {third, FAULT_WORLD, "at most two checkpoints; delete it, and what was in flight is"},
         {turned, FAULT_WORLD, "the newest"},
         {slash, FAULT_WORLD, "entry"},
         {itself, FAULT_WORLD, "entry"},
@@ -234,9 +242,11 @@ static void what_is_no_manifest_is_refused(void **state) {
     (void)state;
     const char *path = scratch_path("manifest.json");
     assert_true(scratch_write(path, "", 0));
-    is_refused(FAULT_WORLD, "not a manifest");
+    is_refused(FAULT_WORLD, "damaged: not a manifest of checkpoints; delete it, and what was");
     assert_true(scratch_write(path, "[1, 2", 5));
-    is_refused(FAULT_WORLD, "not a manifest");
+    is_refused(FAULT_WORLD, "damaged: not a manifest of checkpoints; delete it, and what was");
+    assert_true(scratch_write(path, "{\"mine\": 1}", 11));
+    is_refused(FAULT_WORLD, "not a manifest of checkpoints: give a folder of its own");
     assert_int_equal(truncate(path, (16 << 20) + 1), 0);
     is_refused(FAULT_WORLD, "16 MiB");
     unlink(path);

@@ -203,6 +203,8 @@ static void other_formats_are_refused(void **state) {
     (void)state;
     write_root("newer", "lamina checkpoint of progress", "2.0");
     is_refused("newer", FAULT_USER, "format 2, and this lamina reads format 1");
+    write_root("older", "lamina checkpoint of progress", "0.3");
+    is_refused("older", FAULT_USER, "format 0, and this lamina reads format 1");
     write_root("other", "lamina checkpoint of KV", "1.0");
     is_refused("other", FAULT_WORLD, "not a lamina checkpoint of progress");
     write_root("odd", "lamina checkpoint of progress", "one");

@@ -23,12 +23,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint_manifest.h"
 #include "clock.h"
 #include "log.h"
 #include "output.h"
 #include "version.h"
 
-enum { FORMAT_MAJOR = 1, FORMAT_MINOR = 1, CHUNK_ROWS = 65536 };
+enum { FORMAT_MINOR = 1, CHUNK_ROWS = 65536 };
 
 /* ---- faults ---- */
 
@@ -305,7 +306,7 @@ bool hdf5_get_text(struct hdf5_file *file, const char *name, char *text, size_t 
 
 bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct fault *fault) {
     char version[16], created[32];
-    snprintf(version, sizeof version, "%d.%d", FORMAT_MAJOR, FORMAT_MINOR);
+    snprintf(version, sizeof version, "%d.%d", CHECKPOINT_FORMAT, FORMAT_MINOR);
     if (*root->created) {
         snprintf(created, sizeof created, "%s", root->created);
     } else {
@@ -321,20 +322,13 @@ bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct 
 }
 
 bool hdf5_get_root(struct hdf5_file *file, struct hdf5_root *root, struct fault *fault) {
-    char format[64], version[16], shown[512];
+    char format[64], version[16];
     if (!hdf5_get_text(file, "format", format, sizeof format, fault)) return false;
     if (strcmp(format, root->format) != 0)
         return hdf5_refuse(file, fault, "not a %s", root->format);
-    if (!hdf5_get_text(file, "format_version", version, sizeof version, fault)) return false;
-    char *end;
-    long major = strtol(version, &end, 10);
-    if (major < 1 || *end != '.') return hdf5_refuse(file, fault, "damaged: no format_version");
-    if (major > FORMAT_MAJOR)
-        return fault_user(
-            fault, "%s is of format %ld, and this lamina reads format %d: use the newer one",
-            log_escape(shown, sizeof shown, file->place.path, strlen(file->place.path)), major,
-            FORMAT_MAJOR);
-    return hdf5_get_text(file, "created", root->created, sizeof root->created, fault) &&
+    return hdf5_get_text(file, "format_version", version, sizeof version, fault) &&
+           manifest_check_version(version, file->place.path, fault) &&
+           hdf5_get_text(file, "created", root->created, sizeof root->created, fault) &&
            hdf5_get_text(file, "uuid", root->uuid, sizeof root->uuid, fault) &&
            hdf5_get(file, "number", HDF5_I64, &root->number, fault) &&
            (H5Aexists(file->id, "attempt") == 0 ||

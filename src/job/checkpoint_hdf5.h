@@ -86,7 +86,7 @@ struct hdf5_root {
     uint64_t attempt; /* at a checkpoint: the same in all its files. 0 in format 1.0, without it */
 };
 bool hdf5_put_root(struct hdf5_file *file, const struct hdf5_root *root, struct fault *fault);
-/* False for another format; for a newer major version with a user's fault that names both. */
+/* False for another format, or a version that manifest_check_version refuses. */
 bool hdf5_get_root(struct hdf5_file *file, struct hdf5_root *root, struct fault *fault);
 
 /* ---- tables: data sets of one dimension, in chunks with fletcher32 ---- */

@@ -25,7 +25,7 @@
 
 #define NAME   "manifest.json"
 #define FORMAT "lamina checkpoints"
-enum { FORMAT_MAJOR = 1, MOST_BYTES = 16 << 20, MOST_FILES = 1 << 20, SUM_DIGITS = 16 };
+enum { MOST_BYTES = 16 << 20, MOST_FILES = 1 << 20, SUM_DIGITS = 16 };
 
 bool manifest_name_is_good(const char *name) {
     if (!name || !*name || strlen(name) > NAME_MAX || strcmp(name, NAME) == 0) return false;
@@ -166,21 +166,32 @@ static const char *take_record(const json_t *record, struct manifest *manifest) 
     return NULL;
 }
 
+bool manifest_check_version(const char *version, const char *path, struct fault *fault) {
+    char shown[512], *end;
+    long major = strtol(version, &end, 10);
+    if (end == version || major < 0 || *end != '.')
+        return refuse(path, "damaged: no format_version", fault);
+    return major == CHECKPOINT_FORMAT ||
+           fault_user(fault, "%s is of format %ld, and this lamina reads format %d: use the %s one",
+                      log_escape(shown, sizeof shown, path, strlen(path)), major, CHECKPOINT_FORMAT,
+                      major > CHECKPOINT_FORMAT ? "newer" : "older");
+}
+
 static bool take_manifest(const json_t *record, const char *path, struct manifest *manifest,
                           struct fault *fault) {
-    char shown[512];
+    char reason[128];
     const char *format = json_string_value(json_object_get(record, "format"));
     const char *version = json_string_value(json_object_get(record, "format_version"));
-    if (!format || strcmp(format, FORMAT) != 0 || !version)
-        return refuse(path, "not a manifest of checkpoints", fault);
-    long major = strtol(version, NULL, 10);
-    if (major > FORMAT_MAJOR)
-        return fault_user(fault,
-                          "%s is of format %ld, and this lamina reads format %d: use the newer one",
-                          log_escape(shown, sizeof shown, path, strlen(path)), major, FORMAT_MAJOR);
-    const char *wrong = take_record(record, manifest);
-    if (wrong) manifest_close(manifest);
-    return !wrong || refuse(path, wrong, fault);
+    const char *wrong = record ? NULL : "damaged: not a manifest of checkpoints";
+    if (record && (!format || strcmp(format, FORMAT) != 0 || !version))
+        return refuse(path, "not a manifest of checkpoints: give a folder of its own", fault);
+    if (!wrong && !manifest_check_version(version, path, fault)) return false;
+    if (!wrong) wrong = take_record(record, manifest);
+    if (!wrong) return true;
+    manifest_close(manifest);
+    snprintf(reason, sizeof reason, "%s; delete it, and what was in flight is computed again",
+             wrong);
+    return refuse(path, reason, fault);
 }
 
 bool manifest_read(struct manifest *manifest, const char *folder, struct fault *fault) {
@@ -217,7 +228,7 @@ static json_t *pack_checkpoint(const struct manifest_checkpoint *checkpoint) {
 static char *make_text(const struct manifest *manifest) {
     char version[16], digits[SUM_DIGITS + 1];
     json_t *list = json_array(), *next = json_array();
-    snprintf(version, sizeof version, "%d.0", FORMAT_MAJOR);
+    snprintf(version, sizeof version, "%d.0", CHECKPOINT_FORMAT);
     for (int number = 0; number < manifest->n_checkpoints; number++)
         json_array_append_new(list, pack_checkpoint(&manifest->checkpoint[number]));
     for (int number = 0; number < manifest->n_next; number++)

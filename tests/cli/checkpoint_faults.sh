@@ -103,10 +103,18 @@ rm kept/manifest.json
 goes_on 'no manifest' ''
 begin
 echo '{"format":' >kept/manifest.json
-refused 1 'manifest.json'
+refused 1 'manifest.json: damaged: not a manifest of checkpoints; delete it'
+rm kept/manifest.json
+goes_on 'a damaged manifest is deleted' ''
+begin
+sed -i 's/"write_s": */&1/' kept/manifest.json
+refused 1 'its checksum is another; delete it, and what was in flight is computed again'
 begin
 sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "2.0"/' kept/manifest.json
-refused 2 'is of format 2'
+refused 2 'is of format 2, and this lamina reads format 1: use the newer one'
+begin
+sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "0.9"/' kept/manifest.json
+refused 2 'is of format 0, and this lamina reads format 1: use the older one'
 
 # Nothing is emptied before all that can be wrong has been asked.
 untouched() { # CODE TEXT OPTION...: of a new job on the old output
