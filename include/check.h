@@ -30,6 +30,7 @@ enum fault_kind { FAULT_NONE = 0, FAULT_WORLD = EXIT_WORLD, FAULT_USER = EXIT_US
  * escaped for a terminal where it quotes a file. Zero-initialise; the first fault set is kept. */
 struct fault {
     enum fault_kind kind;
+    bool no_room; /* the world's, of a file system or a quota that is full */
     char text[1024];
 };
 

@@ -26,14 +26,20 @@ struct checkpoint_folder;
 bool checkpoint_folder_check(const struct options *options, struct fault *fault);
 
 /* Open it before the output is touched: made (mode 0700) where it is not there, locked (waiting up
- * to 30 s), and asked again what checkpoint_folder_check asks. No checkpoint is touched. */
+ * to 30 s), and asked again what checkpoint_folder_check asks. No checkpoint is touched.
+ * A file system without room is no fault, of claim neither: what is there can be read, and
+ * checkpoint_folder_begin tries again. `options` are borrowed. */
 bool checkpoint_folder_open(struct checkpoint_folder **folder, const struct options *options,
                             struct fault *fault);
 
 /* Take it for the job `uuid`. One of another job is the user's fault, unless --overwrite was given:
  * then the files its manifest lists are deleted. `uuid` and `fingerprint` are copied. */
-bool checkpoint_folder_claim(struct checkpoint_folder *folder, const struct options *options,
-                             const char *uuid, const char *fingerprint, struct fault *fault);
+bool checkpoint_folder_claim(struct checkpoint_folder *folder, const char *uuid,
+                             const char *fingerprint, struct fault *fault);
+
+/* A file system without room is no reason not to run: say so, and forget the fault. False for any
+ * other. */
+bool checkpoint_folder_forgive(struct fault *fault);
 
 /* Release the lock. With `finished` the job needs no checkpoint any more: all of it is deleted, but
  * for the folder. A folder that was made and never claimed is taken away. NULL does nothing. */
@@ -58,8 +64,9 @@ int64_t checkpoint_folder_next(const struct checkpoint_folder *folder);
 /* What tells files of an attempt at checkpoint `number` from all others: random for each run. */
 uint64_t checkpoint_folder_attempt(const struct checkpoint_folder *folder, int64_t number);
 
-/* Before the first checkpoint of a run of heads x sequences ranks with KV: note in the manifest
- * which files it will make, and delete what one that was killed has left. */
+/* Before every checkpoint of a run of heads x sequences ranks with KV, of which the first that goes
+ * well does it: note in the manifest which files the first one will make, and delete what one that
+ * was killed has left. */
 bool checkpoint_folder_begin(struct checkpoint_folder *folder, int heads, int sequences,
                              struct fault *fault);
 

@@ -73,7 +73,7 @@ bool output_check_folder(const char *path, const char *name, struct fault *fault
 bool output_sync_folder(const char *path, struct fault *fault);
 
 /* A failed call on a file, by errno: the user's fault for a place that cannot be or is forbidden,
- * else the world's. Returns false. */
+ * else the world's, with no_room where that is the reason. Returns false. */
 bool output_fault(struct fault *fault, const char *what, const char *name);
 
 #endif

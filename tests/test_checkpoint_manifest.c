@@ -97,7 +97,7 @@ static void a_killed_writer_is_no_matter(void **state) {
     struct fault fault = {0};
     bool durable;
     assert_false(manifest_write(&both, "no-such-folder", &durable, &fault));
-    assert_int_equal(fault.kind, FAULT_WORLD);
+    assert_int_equal(fault.kind, FAULT_USER);
     assert_non_null(strstr(fault.text, "no-such-folder/manifest.json: No such file"));
 }
 

@@ -79,6 +79,14 @@ static void open_pages(struct checkpoint *checkpoint, const char *uuid) {
     checkpoint_pages_open(&checkpoint->pages, &options);
 }
 
+/* The folder, or a warning why there is none yet. */
+static bool begin_folder(struct checkpoint *checkpoint, struct fault *fault) {
+    const struct layout *layout = &checkpoint->run.topology->layout;
+    if (checkpoint_folder_begin(checkpoint->folder, layout->heads, layout->sequences, fault))
+        return true;
+    return checkpoint_folder_forgive(fault);
+}
+
 bool checkpoint_open(struct checkpoint **opened, const struct checkpoint_run *run,
                      struct fault *fault) {
     if (!run->options->checkpoint) return true;
@@ -90,10 +98,8 @@ bool checkpoint_open(struct checkpoint **opened, const struct checkpoint_run *ru
                                    sizeof *checkpoint->kept);
     topology_broadcast(topology, checkpoint->uuid, sizeof checkpoint->uuid, "the job's uuid",
                        topology->deadline_s);
-    bool good =
-        background_open(&checkpoint->background, "lamina keep", fault) &&
-        (!topology->leader || checkpoint_folder_begin(checkpoint->folder, topology->layout.heads,
-                                                      topology->layout.sequences, fault));
+    bool good = background_open(&checkpoint->background, "lamina keep", fault) &&
+                (!topology->leader || begin_folder(checkpoint, fault));
     if (!topology_agree(topology, fault, "opening of checkpoints", topology->deadline_s) || !good)
         return false;
     open_pages(checkpoint, checkpoint->uuid);
@@ -315,17 +321,22 @@ static struct order decide(struct checkpoint *checkpoint, bool stop) {
     struct order order = {.action = stop  ? ACTION_SAVE_AND_END
                                     : due ? ACTION_SAVE
                                           : ACTION_END,
-                          .counts = checkpoint->committed,
-                          .number = checkpoint_folder_next(checkpoint->folder)};
-    order.attempt = checkpoint_folder_attempt(checkpoint->folder, order.number);
+                          .counts = checkpoint->committed};
     if (order.action == ACTION_END) return order;
-    if (!list(checkpoint, &order)) order.action = stop ? ACTION_END : ACTION_GO_ON;
-    checkpoint->commit.begin_ns = begin_ns;
-    checkpoint->number = order.number;
+    const struct layout *layout = &checkpoint->run.topology->layout;
     checkpoint->fault = (struct fault){0};
     checkpoint->committed = false;
+    bool begun = checkpoint_folder_begin(checkpoint->folder, layout->heads, layout->sequences,
+                                         &checkpoint->fault);
+    order.number = checkpoint->number = checkpoint_folder_next(checkpoint->folder);
+    order.attempt = checkpoint_folder_attempt(checkpoint->folder, order.number);
+    if (!begun) {
+        report(checkpoint);
+        checkpoint_plan_next(checkpoint);
+    }
+    if (!begun || !list(checkpoint, &order)) order.action = stop ? ACTION_END : ACTION_GO_ON;
+    checkpoint->commit.begin_ns = begin_ns;
     checkpoint->n_pages = checkpoint->n_new = 0;
-    const struct layout *layout = &checkpoint->run.topology->layout;
     checkpoint->n_missing = checkpoint->commit.with_kv ? layout->heads * layout->sequences : 0;
     return order;
 }

@@ -28,8 +28,7 @@ bool checkpoint_find(struct checkpoint *checkpoint, const char *uuid, const char
     if (!checkpoint) return true;
     const struct options *options = checkpoint->run.options;
     snprintf(checkpoint->uuid, sizeof checkpoint->uuid, "%s", uuid);
-    if (!checkpoint_folder_claim(checkpoint->folder, options, uuid, fingerprint, fault))
-        return false;
+    if (!checkpoint_folder_claim(checkpoint->folder, uuid, fingerprint, fault)) return false;
     if (!options->resume) return true;
     checkpoint->found = checkpoint_folder_find(checkpoint->folder, &checkpoint->progress);
     if (checkpoint->found) *progress = &checkpoint->progress;

@@ -29,7 +29,13 @@ static const double LOCK_WAIT_S = 30;
 
 struct checkpoint_folder {
     const char *path; /* as typed */
-    bool made;        /* by this process, and not claimed yet */
+    bool made;        /* by this process, and not the job's yet */
+    const struct options *typed;
+    char uuid[37], fingerprint[33];
+    bool taken; /* there, locked and read */
+    bool ours;  /* no other job's, or no more */
+    bool noted; /* so in the job file */
+    bool begun; /* which files come next, in the manifest */
     struct job_file job;
     struct manifest manifest;
     int64_t number;       /* the highest of all attempts there were */
@@ -85,14 +91,13 @@ bool checkpoint_folder_check(const struct options *options, struct fault *fault)
 
 /* Another job's checkpoints go when they may be overwritten. Nobody is at work on them: the lock is
  * ours. */
-static bool take_over(struct checkpoint_folder *folder, const struct options *options,
-                      const char *uuid, const char *fingerprint, struct fault *fault) {
-    if (folder->manifest.n_checkpoints == 0 || strcmp(folder->manifest.uuid, uuid) == 0)
+static bool take_over(struct checkpoint_folder *folder, struct fault *fault) {
+    if (folder->manifest.n_checkpoints == 0 || strcmp(folder->manifest.uuid, folder->uuid) == 0)
         return true;
-    if (!options->overwrite) return belongs_to_another(folder, folder->manifest.uuid, fault);
+    if (!folder->typed->overwrite) return belongs_to_another(folder, folder->manifest.uuid, fault);
     struct manifest none = {0};
-    memcpy(none.uuid, uuid, sizeof none.uuid);
-    memcpy(none.fingerprint, fingerprint, sizeof none.fingerprint);
+    memcpy(none.uuid, folder->uuid, sizeof none.uuid);
+    memcpy(none.fingerprint, folder->fingerprint, sizeof none.fingerprint);
     if (manifest_replace(&folder->manifest, &none, folder->path, fault)) return true;
     manifest_close(&none);
     return false;
@@ -147,33 +152,65 @@ uint64_t checkpoint_folder_attempt(const struct checkpoint_folder *folder, int64
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
+bool checkpoint_folder_forgive(struct fault *fault) {
+    if (!fault->no_room) return false;
+    log_warning("%s: the run goes on, and every checkpoint tries again", fault->text);
+    *fault = (struct fault){0};
+    return true;
+}
+
+/* All that needs no room, but for a folder that is not there. */
+static bool take(struct checkpoint_folder *folder, double wait_s, struct fault *fault) {
+    if (folder->taken) return true;
+    char *job = manifest_path(folder->path, "checkpoint");
+    bool made = mkdir(folder->path, 0700) == 0;
+    folder->made = folder->made || made;
+    folder->taken = (made || errno == EEXIST || output_fault(fault, "make", folder->path)) &&
+                    (!made || output_sync_folder(folder->path, fault)) &&
+                    job_file_open(&folder->job, job, wait_s, fault) &&
+                    manifest_read(&folder->manifest, folder->path, fault) &&
+                    check_manifest(folder, folder->typed, fault) && find_number(folder, fault) &&
+                    draw_run(folder, fault);
+    free(job);
+    if (!folder->taken) {
+        manifest_close(&folder->manifest);
+        job_file_close(&folder->job);
+    }
+    return folder->taken;
+}
+
+/* Make it the job's, when that is known. */
+static bool own(struct checkpoint_folder *folder, struct fault *fault) {
+    if (folder->noted) return true;
+    folder->ours = folder->ours || take_over(folder, fault);
+    if (!folder->ours) return false;
+    memcpy(folder->manifest.uuid, folder->uuid, sizeof folder->uuid);
+    memcpy(folder->manifest.fingerprint, folder->fingerprint, sizeof folder->fingerprint);
+    folder->noted =
+        job_file_write(&folder->job, folder->typed, folder->fingerprint, folder->uuid, fault);
+    if (folder->noted) folder->made = false; /* it stays */
+    return folder->noted;
+}
+
 bool checkpoint_folder_open(struct checkpoint_folder **opened, const struct options *options,
                             struct fault *fault) {
     struct checkpoint_folder *folder = check_alloc(1, sizeof *folder);
     folder->path = options->checkpoint;
-    char *job = manifest_path(folder->path, "checkpoint");
-    folder->made = mkdir(folder->path, 0700) == 0;
-    bool good = (folder->made || errno == EEXIST || output_fault(fault, "make", folder->path)) &&
-                (!folder->made || output_sync_folder(folder->path, fault)) &&
-                job_file_open(&folder->job, job, LOCK_WAIT_S, fault) &&
-                manifest_read(&folder->manifest, folder->path, fault) &&
-                check_manifest(folder, options, fault) && find_number(folder, fault) &&
-                draw_run(folder, fault);
-    free(job);
+    folder->typed = options;
+    bool good = take(folder, LOCK_WAIT_S, fault) || fault->no_room;
     if (good) *opened = folder;
+    if (good) *fault = (struct fault){0}; /* without room: checkpoint_folder_begin will tell */
     if (!good) checkpoint_folder_close(folder, false);
     return good;
 }
 
-bool checkpoint_folder_claim(struct checkpoint_folder *folder, const struct options *options,
-                             const char *uuid, const char *fingerprint, struct fault *fault) {
-    if (!take_over(folder, options, uuid, fingerprint, fault) ||
-        !job_file_write(&folder->job, options, fingerprint, uuid, fault))
-        return false;
-    folder->made = false; /* it stays */
-    snprintf(folder->manifest.uuid, sizeof folder->manifest.uuid, "%s", uuid);
-    snprintf(folder->manifest.fingerprint, sizeof folder->manifest.fingerprint, "%s", fingerprint);
-    folder->options = job_file_options(options);
+bool checkpoint_folder_claim(struct checkpoint_folder *folder, const char *uuid,
+                             const char *fingerprint, struct fault *fault) {
+    snprintf(folder->uuid, sizeof folder->uuid, "%s", uuid);
+    snprintf(folder->fingerprint, sizeof folder->fingerprint, "%s", fingerprint);
+    if (folder->taken && !own(folder, fault) && !fault->no_room) return false;
+    *fault = (struct fault){0};
+    folder->options = job_file_options(folder->typed);
     return true;
 }
 
@@ -193,7 +230,7 @@ static void delete_all(struct checkpoint_folder *folder) {
 
 void checkpoint_folder_close(struct checkpoint_folder *folder, bool finished) {
     if (!folder) return;
-    if (finished) delete_all(folder);
+    if (finished && folder->ours) delete_all(folder);
     manifest_close(&folder->manifest);
     job_file_close(&folder->job);
     if (folder->made) rmdir(folder->path); /* and nobody's file in it */
@@ -292,7 +329,9 @@ bool checkpoint_folder_begin(struct checkpoint_folder *folder, int heads, int se
                              struct fault *fault) {
     folder->heads = heads;
     folder->sequences = sequences;
-    return replace_manifest(folder, folder->manifest, fault);
+    folder->begun = folder->begun || (take(folder, 0, fault) && own(folder, fault) &&
+                                      replace_manifest(folder, folder->manifest, fault));
+    return folder->begun;
 }
 
 void checkpoint_folder_give_up(struct checkpoint_folder *folder, int64_t number) {

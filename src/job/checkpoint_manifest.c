@@ -258,7 +258,7 @@ bool manifest_write(const struct manifest *manifest, const char *folder, bool *d
     if (fd >= 0) errno = ENOSPC; /* of a write that ends early */
     bool good = fd >= 0 && write(fd, text, n_bytes + 1) == (ssize_t)n_bytes + 1 && fsync(fd) == 0;
     if (fd >= 0) good = replacement_end(&place, fd, good);
-    if (!good) refuse(place.path, strerror(errno), fault);
+    if (!good) output_fault(fault, "write", place.path);
     *durable = good && output_sync_folder(place.path, &loose);
     if (loose.kind) log_warning("%s", loose.text);
     free(text);

@@ -282,7 +282,8 @@ static bool write_beside(int fd, const json_t *record) {
     char *text = json_dumps(record, JSON_INDENT(2));
     REQUIRE(text != NULL, "no memory for the job's record");
     size_t n_bytes = strlen(text);
-    text[n_bytes] = '\n';
+    text[n_bytes] = '\n'; /* in place of its 0 */
+    errno = ENOSPC;       /* of a write that ends early */
     bool written = write(fd, text, n_bytes + 1) == (ssize_t)n_bytes + 1 && fsync(fd) == 0;
     free(text);
     return written;

@@ -30,6 +30,7 @@ bool output_fault(struct fault *fault, const char *what, const char *name) {
         if (error == users[row])
             return fault_user(fault, "cannot %s %s: %s", what, shown, strerror(error));
     }
+    if (!fault->kind) fault->no_room = error == ENOSPC || error == EDQUOT;
     return fault_world(fault, "cannot %s %s: %s", what, shown, strerror(error));
 }
 

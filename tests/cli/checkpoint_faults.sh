@@ -203,6 +203,28 @@ if [ -n "${IN_NAMESPACE:-}" ] && mount -t tmpfs -o size=16m none small 2>/dev/nu
     ended 0 'a folder that is full' $?
     says 'failed, the one before stays'
     check "as if undisturbed, without room" same_answers out.jsonl undisturbed.jsonl
+
+    # Full from the beginning: what is there is read, nothing is kept, and the run goes on all the same.
+    fill() { head -c 32M /dev/zero >small/filler 2>/dev/null; }
+    rm -rf small/*
+    begin
+    mount -o remount,size=16m small
+    mv kept small
+    fill
+    expect 0 'No space left on device: the run goes on, and every checkpoint tries again' "${three[@]}" \
+        -i in.jsonl -o out.jsonl --resume --checkpoint small/kept --checkpoint-interval 0.2 --restore kv
+    says 'it is read' 'choices go on where they stopped' 'failed, the one before stays'
+    check "as if undisturbed, with a full folder to go on from" same_answers out.jsonl undisturbed.jsonl
+    rm -rf out.jsonl* small/kept
+    fill
+    expect 0 'No space left on device: the run goes on' "${one[@]}" -i few.jsonl -o out.jsonl --checkpoint small/new
+    check "all is answered" same_answers out.jsonl few_out.jsonl
+    rm -rf small/*
+    mount -o remount,nr_inodes=1 small
+    expect 0 'cannot make small/new: No space left on device: the run goes on' "${one[@]}" -i few.jsonl \
+        -o out.jsonl --overwrite --checkpoint small/new --checkpoint-interval 0.01
+    says 'checkpoint 1 failed'
+    check "all is answered, without a folder" same_answers out.jsonl few_out.jsonl
     umount small
 else
     echo 'left out: folders without room (no tmpfs may be mounted here)'
