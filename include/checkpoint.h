@@ -33,6 +33,12 @@ bool checkpoint_find(struct checkpoint *checkpoint, const char *uuid, const char
 /* Bytes of host memory that checkpoint_open takes for every KV page of `page_bytes`. */
 int64_t checkpoint_buffer_bytes(const struct options *options, int64_t page_bytes);
 
+/* With --checkpoint: say how large a checkpoint of such a run can be, how much is free where it is
+ * to be (or is to be made), and what follows; a warning where not even one page of KV fits. For
+ * the leader, and for a dry run. */
+void checkpoint_say_room(const struct options *options, const struct batch_limits *limits,
+                         int n_layers);
+
 /* What a run hands over; all borrowed. */
 struct checkpoint_run {
     const struct options *options;

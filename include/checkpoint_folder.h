@@ -21,8 +21,8 @@
 struct checkpoint_folder;
 
 /* Could options->checkpoint be the folder of this job, new or resumed? A manifest that cannot be
- * understood is refused, with --overwrite too: nobody knows then what may be deleted. Touches
- * nothing. */
+ * understood is refused, with --overwrite too: nobody knows then what may be deleted. Leaves
+ * nothing behind. A file system without room gets a warning. */
 bool checkpoint_folder_check(const struct options *options, struct fault *fault);
 
 /* Open it before the output is touched: made (mode 0700) where it is not there, locked (waiting up
@@ -70,8 +70,8 @@ uint64_t checkpoint_folder_attempt(const struct checkpoint_folder *folder, int64
 bool checkpoint_folder_begin(struct checkpoint_folder *folder, int heads, int sequences,
                              struct fault *fault);
 
-/* Bytes free where the folder is; -1 when the file system does not say. */
-int64_t checkpoint_folder_free(const struct checkpoint_folder *folder);
+/* Bytes free where the folder `path` is, or would be made; -1 when the file system does not say. */
+int64_t checkpoint_folder_free(const char *path);
 
 /* A checkpoint whose ranks' files are in place. */
 struct checkpoint_commit {

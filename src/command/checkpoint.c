@@ -33,12 +33,8 @@ enum { BUFFER_SHARE = 4, LEAST_BUFFERS = 2 };
  */
 enum { SETTLE_S = 3600 };
 
-static bool keeps_kv(const struct options *options) {
-    return options->checkpoint && options->checkpoint_kv != CHECKPOINT_KV_NEVER;
-}
-
 int64_t checkpoint_buffer_bytes(const struct options *options, int64_t page_bytes) {
-    return keeps_kv(options) ? page_bytes / BUFFER_SHARE : 0;
+    return checkpoint_keeps_kv(options) ? page_bytes / BUFFER_SHARE : 0;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------
@@ -52,10 +48,7 @@ static struct kv_file_about about_rank(const struct checkpoint_run *run) {
                                   .owner = topology->owner,
                                   .first_head = heads.first,
                                   .n_heads = heads.n};
-    about.shape = (struct kv_file_shape){.n_layers = run->service->n_layers,
-                                         .n_kv_heads = run->limits->n_kv_heads,
-                                         .head_dim = run->limits->head_dim,
-                                         .element = kv_element(run->options->kv_type)};
+    about.shape = checkpoint_shape(run->options, run->limits, run->service->n_layers);
     return about;
 }
 
@@ -74,7 +67,7 @@ static void open_pages(struct checkpoint *checkpoint, const char *uuid) {
     checkpoint->shape = options.about.shape;
     if (!kv) return;
     memcpy(options.about.uuid, uuid, sizeof options.about.uuid);
-    int n_buffers = keeps_kv(run->options) ? run->limits->n_pages / BUFFER_SHARE : 0;
+    int n_buffers = checkpoint_keeps_kv(run->options) ? run->limits->n_pages / BUFFER_SHARE : 0;
     options.n_buffers = n_buffers < LEAST_BUFFERS ? LEAST_BUFFERS : n_buffers;
     checkpoint_pages_open(&checkpoint->pages, &options);
 }
@@ -265,29 +258,13 @@ static int match(struct checkpoint *checkpoint, struct desk_kept *listed, int n_
     return n_with_kv;
 }
 
-/* Room for the pages once more: those of the checkpoints that are kept are there already. */
-static bool has_room(struct checkpoint *checkpoint, int n_kept) {
-    const struct kv_file_shape *shape = &checkpoint->shape;
-    int64_t page = 2 * (int64_t)shape->n_layers * shape->n_kv_heads * PAGE_TOKENS *
-                   shape->head_dim * (int64_t)element_bytes(shape->element);
-    int64_t needed = 16 << 20, n_free = checkpoint_folder_free(checkpoint->folder);
-    for (int at = 0; at < n_kept; at++)
-        needed += page * kv_pages_for(checkpoint->kept[at].n_rows);
-    if (n_free < 0 || n_free >= needed) return true;
-    log_warning("--checkpoint %s has %lld MiB free, and the KV cache needs %lld MiB: this "
-                "checkpoint keeps tokens only",
-                checkpoint->run.options->checkpoint, (long long)n_free >> 20,
-                (long long)needed >> 20);
-    return false;
-}
-
 /* The leader's list of what is in flight. False when the desk has failed. */
 static bool list(struct checkpoint *checkpoint, struct order *order) {
     const struct checkpoint_run *run = &checkpoint->run;
     struct desk_kept listed;
     bool good = desk_keep(run->desk, &listed, run->patience_s);
     int n_kept = match(checkpoint, &listed, batch_keep(run->batch, checkpoint->kept));
-    bool with_kv = keeps_kv(run->options) && has_room(checkpoint, n_kept);
+    bool with_kv = checkpoint_keeps_kv(run->options) && checkpoint_has_room(checkpoint, n_kept);
     order->with_kv = with_kv;
     order->n_kept = with_kv ? n_kept : 0;
     checkpoint_commit_close(checkpoint);

@@ -54,6 +54,14 @@ void checkpoint_restore(struct checkpoint *checkpoint);
 
 double checkpoint_prefill_rate(const struct checkpoint *checkpoint); /* tokens/s; 0: not known */
 
+/* Sizes: checkpoint_room.c. */
+bool checkpoint_keeps_kv(const struct options *options);
+struct kv_file_shape checkpoint_shape(const struct options *options,
+                                      const struct batch_limits *limits, int n_layers);
+int64_t checkpoint_page_bytes(const struct kv_file_shape *shape); /* over all heads and layers */
+/* Whether a checkpoint may keep the K and V of the first n_kept of `kept`; a warning where not. */
+bool checkpoint_has_room(const struct checkpoint *checkpoint, int n_kept);
+
 void checkpoint_plan_next(struct checkpoint *checkpoint);
 void checkpoint_commit_close(struct checkpoint *checkpoint);
 

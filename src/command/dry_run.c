@@ -16,7 +16,9 @@
 #include <string.h>
 
 #include "budget.h"
+#include "checkpoint.h"
 #include "checkpoint_folder.h"
+#include "clock.h"
 #include "compose.h"
 #include "line_reader.h"
 #include "log.h"
@@ -25,6 +27,7 @@
 #include "report_parts.h"
 #include "resources.h"
 #include "results.h"
+#include "time_limit.h"
 
 /* Others wait for the leader, who may have a long file to read. */
 static const double DAY_S = 86400;
@@ -210,6 +213,16 @@ static bool open_results(struct dry_run *dry, struct fault *fault) {
     return results_look(&dry->results, dry->options, fingerprint, fault);
 }
 
+/* What a run would do beside answering: when it would stop, and what it would keep. */
+static bool look_ahead(struct dry_run *dry, struct fault *fault) {
+    struct environment environment;
+    struct time_limit limit;
+    environment_read(&environment);
+    if (dry->options->checkpoint)
+        checkpoint_say_room(dry->options, &dry->limits, dry->service.n_layers);
+    return time_limit_open(&limit, dry->options, &environment, clock_now_ns(), fault);
+}
+
 /* ---- requests ---------------------------------------------------------------------------------
  */
 
@@ -381,7 +394,7 @@ static void print_memory(const struct dry_run *dry) {
 static int look_through(struct dry_run *dry, struct fault *fault) {
     bool good = report_check(dry->options, fault) && open_model(dry, fault) &&
                 find_pages(dry, fault) && open_text(dry, fault) && open_results(dry, fault) &&
-                read_requests(dry, fault);
+                look_ahead(dry, fault) && read_requests(dry, fault);
     if (!good) {
         log_error("%s", fault->text);
         return (int)fault->kind;

@@ -145,6 +145,8 @@ static void open_trace(struct run *run, struct fault *fault) {
 static void open_report(struct run *run, struct fault *fault) {
     struct report_run about = describe(run);
     report_start(&about);
+    if (run->topology.leader && run->options->checkpoint)
+        checkpoint_say_room(run->options, &run->limits, run->service.n_layers);
     open_trace(run, fault);
     if (!run->topology.leader || fault->kind) return;
     if (!time_limit_open(&run->time_limit, run->options, &run->environment, run->begin_ns, fault))

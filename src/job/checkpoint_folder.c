@@ -71,18 +71,46 @@ static bool check_output(const struct options *options, struct fault *fault) {
     return good;
 }
 
+/* The folder that holds another, to be freed: what stands before the last name. */
+static char *copy_parent(const char *path) {
+    char *parent = manifest_path(path, "");
+    size_t n_bytes = strlen(path);
+    while (n_bytes > 1 && path[n_bytes - 1] == '/')
+        n_bytes--;
+    while (n_bytes > 0 && path[n_bytes - 1] != '/')
+        n_bytes--;
+    parent[n_bytes] = 0;
+    return *parent ? parent : strcpy(parent, ".");
+}
+
+/* Something like what a run will make, made and taken away again. */
+static bool try_to_make(const char *path, bool is_there, struct fault *fault) {
+    char *parent = is_there ? manifest_path(path, "") : copy_parent(path);
+    char *file = manifest_path(path, "checkpoint.job.json");
+    char *trial = manifest_path(parent, ".lamina.XXXXXX");
+    bool made = mkdtemp(trial) != NULL;
+    if (made) rmdir(trial);
+    if (!made) output_fault(fault, is_there ? "write" : "make", is_there ? file : path);
+    free(parent);
+    free(file);
+    free(trial);
+    return made || checkpoint_folder_forgive(fault);
+}
+
 bool checkpoint_folder_check(const struct options *options, struct fault *fault) {
     struct checkpoint_folder folder = {.path = options->checkpoint};
     struct stat status;
     char shown[512];
     if (!check_output(options, fault)) return false;
     if (stat(folder.path, &status) != 0)
-        return output_check_folder(folder.path, folder.path, fault);
+        return errno == ENOENT ? try_to_make(folder.path, lstat(folder.path, &status) == 0, fault)
+                               : output_fault(fault, "make", folder.path);
     if (!S_ISDIR(status.st_mode))
         return fault_user(fault, "--checkpoint %s is not a folder",
                           log_escape(shown, sizeof shown, folder.path, strlen(folder.path)));
     if (access(folder.path, R_OK | W_OK | X_OK) != 0)
         return output_fault(fault, "write", folder.path);
+    if (!try_to_make(folder.path, true, fault)) return false;
     bool good = manifest_read(&folder.manifest, folder.path, fault) &&
                 check_manifest(&folder, options, fault);
     manifest_close(&folder.manifest);
@@ -266,9 +294,12 @@ const struct manifest_checkpoint *checkpoint_folder_find(const struct checkpoint
     return NULL;
 }
 
-int64_t checkpoint_folder_free(const struct checkpoint_folder *folder) {
+int64_t checkpoint_folder_free(const char *path) {
     struct statvfs status;
-    if (statvfs(folder->path, &status) != 0) return -1;
+    char *parent = copy_parent(path);
+    bool said = statvfs(path, &status) == 0 || statvfs(parent, &status) == 0;
+    free(parent);
+    if (!said) return -1;
     return (int64_t)status.f_bavail * (int64_t)status.f_frsize;
 }
 

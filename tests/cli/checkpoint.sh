@@ -132,4 +132,31 @@ expect 2 'is not a folder' "${one[@]}" -i in.jsonl -o new.jsonl --checkpoint in.
 expect 2 'no/such/place' "${one[@]}" -i in.jsonl -o new.jsonl --checkpoint no/such/place
 check "no output is begun" [ ! -e new.jsonl ]
 
+# A dry run finds what the run would refuse, in its words, and leaves nothing behind.
+unset SLURM_JOB_ID
+for given in '--checkpoint no/such/place' '--checkpoint in.jsonl' '--checkpoint /proc/ck' '--checkpoint /proc' \
+    "--checkpoint $(printf 'x%.0s' {1..300})" '--time-limit auto'; do
+    there=$(ls -A)
+    # shellcheck disable=SC2086
+    expect 2 '' "${one[@]}" -i in.jsonl -o new.jsonl --dry-run $given
+    check "a dry run leaves nothing: $given" [ "$(ls -A)" = "$there" ]
+    tail -n 1 stderr >said
+    # shellcheck disable=SC2086
+    expect 2 '' "${one[@]}" -i in.jsonl -o new.jsonl $given
+    check "the run says the same: $given" cmp said <(tail -n 1 stderr)
+    rm -f new.jsonl* said
+done
+
+# Sizes: 1000 pages of 2 x 3 layers x 3 heads x 64 tokens x 40 numbers of 2 bytes.
+size='at most 87.9 MiB of KV cache (1000 pages) and 16.0 MiB of tokens each, the last two stay; '
+there=$(ls -A)
+expect 0 "$size" "${one[@]}" -i few.jsonl -o new.jsonl --dry-run --checkpoint fresh --kv-tokens 64000
+check "a dry run makes no folder" [ "$(ls -A)" = "$there" ]
+expect 0 "$size" "${one[@]}" -i few.jsonl -o new.jsonl --checkpoint fresh --kv-tokens 64000
+expect 0 'checkpoints: at most 16.0 MiB of tokens each, the last two stay; ' "${one[@]}" -i few.jsonl -o new.jsonl \
+    --overwrite --checkpoint fresh --checkpoint-kv never
+says 'tokens only are kept, as --checkpoint-kv never says'
+expect 0 "$size" "$MPIRUN" -n 3 "${one[@]}" -i few.jsonl -o new.jsonl --overwrite --checkpoint fresh --kv-tokens 64000 \
+    --partition sequences=2
+
 scene_end

@@ -191,7 +191,15 @@ if [ -n "${IN_NAMESPACE:-}" ] && mount -t tmpfs -o size=16m none small 2>/dev/nu
     expect 0 'this checkpoint keeps tokens only' "${three[@]}" -i in.jsonl -o out.jsonl --checkpoint small \
         --checkpoint-interval 0.5 --keep-checkpoint
     check "as if undisturbed, with little room" same_answers out.jsonl undisturbed.jsonl
+    says 'KiB free in small: tokens only are kept'
     rm -rf out.jsonl* small/*
+    mount -o remount,size=100m small # one checkpoint fits at most, two need not
+    expect 0 'MiB free in small: the KV cache is kept where there is room, else tokens only' "${one[@]}" -i few.jsonl \
+        -o roomy.jsonl --checkpoint small --kv-tokens 64000
+    expect 0 'MiB free in small: the KV cache is kept' "${one[@]}" -i few.jsonl -o roomy.jsonl --overwrite \
+        --checkpoint small --kv-tokens 6400
+    check "that is for good" [ -z "$(grep 'where there is room' stderr)" ]
+    mount -o remount,size=400k small
     "${three[@]}" -i in.jsonl -o out.jsonl --checkpoint small --checkpoint-interval 0.5 2>stderr &
     job=$!
     check "answers come" try_until 60 has_lines 2 out.jsonl
@@ -217,10 +225,16 @@ if [ -n "${IN_NAMESPACE:-}" ] && mount -t tmpfs -o size=16m none small 2>/dev/nu
     check "as if undisturbed, with a full folder to go on from" same_answers out.jsonl undisturbed.jsonl
     rm -rf out.jsonl* small/kept
     fill
+    full='; 0 B free in small/new: none is kept until there is room, and the run goes on'
+    expect 0 "$full" "${one[@]}" -i few.jsonl -o out.jsonl --checkpoint small/new --dry-run
+    check "nothing is left" [ "$(ls -A small)" = filler ]
     expect 0 'No space left on device: the run goes on' "${one[@]}" -i few.jsonl -o out.jsonl --checkpoint small/new
+    says "$full"
     check "all is answered" same_answers out.jsonl few_out.jsonl
     rm -rf small/*
     mount -o remount,nr_inodes=1 small
+    expect 0 'cannot make small/new: No space left on device: the run goes on' "${one[@]}" -i few.jsonl \
+        -o out.jsonl --overwrite --dry-run --checkpoint small/new
     expect 0 'cannot make small/new: No space left on device: the run goes on' "${one[@]}" -i few.jsonl \
         -o out.jsonl --overwrite --checkpoint small/new --checkpoint-interval 0.01
     says 'checkpoint 1 failed'
