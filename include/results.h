@@ -64,6 +64,9 @@ bool results_sync(struct results *results, struct fault *fault);
 /* Of the job that the output belongs to; NULL of a stream. A view until results_close. */
 const char *results_uuid(const struct results *results);
 
+/* Whether this is a resume of a job that was begun before, and not its beginning. */
+bool results_goes_on(const struct results *results);
+
 /* Bytes of whole lines in the output; 0 of a stream. */
 int64_t results_output_bytes(const struct results *results);
 

@@ -51,7 +51,7 @@ static void catch_signals(bool leader) {
 static void open_text(struct run *run, struct fault *fault) {
     const struct options *options = run->options;
     if (!run->topology.leader) return;
-    char fingerprint[33];
+    char fingerprint[33], shown[512];
     source_fingerprint(&run->source, &run->model, fingerprint);
     if (!compose_text(&run->source, &run->model, options, &run->tokenizer, &run->chat_template,
                       &run->template_fault, fault))
@@ -62,6 +62,12 @@ static void open_text(struct run *run, struct fault *fault) {
     if (!checkpoint_find(run->checkpoint, results_uuid(run->results), fingerprint, &run->progress,
                          fault))
         return;
+    if (options->checkpoint && !run->progress && results_goes_on(run->results) &&
+        !run->all_answered)
+        log_warning(
+            "--checkpoint %s holds no checkpoint of this job that can be used: what was in "
+            "flight is computed again",
+            log_escape(shown, sizeof shown, options->checkpoint, strlen(options->checkpoint)));
     run->rules = (struct request_rules){
         .tokenizer = run->tokenizer,
         .chat_template = run->chat_template,

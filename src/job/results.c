@@ -29,6 +29,7 @@ struct results {
     struct job_file job;    /* closed for a stream */
     struct answered answered;
     struct result_counts counts;
+    bool goes_on;          /* a job that was begun before */
     struct json_text line; /* the line being written */
 };
 
@@ -165,8 +166,9 @@ static bool check_resume(struct results *results, const char *model_fingerprint,
 
 static bool resume(struct results *results, const char *model_fingerprint, struct fault *fault) {
     bool same;
-    return check_resume(results, model_fingerprint, &same, fault) &&
-           repair(results, &results->out, fault) &&
+    bool good = check_resume(results, model_fingerprint, &same, fault);
+    results->goes_on = good && same;
+    return good && repair(results, &results->out, fault) &&
            (!results->options->errors || repair(results, &results->err, fault)) &&
            job_file_write(&results->job, results->options, model_fingerprint,
                           same ? job_file_uuid(&results->job) : NULL, fault);
@@ -322,6 +324,10 @@ bool results_sync(struct results *results, struct fault *fault) {
 
 const char *results_uuid(const struct results *results) {
     return results->job.path ? job_file_uuid(&results->job) : NULL;
+}
+
+bool results_goes_on(const struct results *results) {
+    return results->goes_on;
 }
 
 int64_t results_output_bytes(const struct results *results) {

@@ -100,7 +100,9 @@ check "others stay" [ -e kept/mine.h5 ]
 # The manifest.
 begin
 rm kept/manifest.json
-goes_on 'no manifest' ''
+goes_on 'no manifest' 'kept holds no checkpoint of this job that can be used: what was in flight is computed again'
+begin
+goes_on 'a folder that was not meant' 'kpet holds no checkpoint of this job that can be used' --checkpoint kpet
 begin
 echo '{"format":' >kept/manifest.json
 refused 1 'manifest.json: damaged: not a manifest of checkpoints; delete it'
