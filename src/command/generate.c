@@ -56,7 +56,9 @@ static void open_text(struct run *run, struct fault *fault) {
     if (!compose_text(&run->source, &run->model, options, &run->tokenizer, &run->chat_template,
                       &run->template_fault, fault))
         return;
-    if (!checkpoint_lock(&run->checkpoint, options, fault)) return;
+    if (!time_limit_open(&run->time_limit, options, &run->environment, run->begin_ns, fault) ||
+        !checkpoint_lock(&run->checkpoint, options, fault))
+        return;
     if (!results_open(&run->results, options, fingerprint, fault)) return;
     if (options->resume && !results_all_answered(run->results, &run->all_answered, fault)) return;
     if (!checkpoint_find(run->checkpoint, results_uuid(run->results), fingerprint, &run->progress,
@@ -155,8 +157,6 @@ static void open_report(struct run *run, struct fault *fault) {
         checkpoint_say_room(run->options, &run->limits, run->service.n_layers);
     open_trace(run, fault);
     if (!run->topology.leader || fault->kind) return;
-    if (!time_limit_open(&run->time_limit, run->options, &run->environment, run->begin_ns, fault))
-        return;
     report_open(&run->report, &about, fault);
 }
 

@@ -129,6 +129,7 @@ untouched() { # CODE TEXT OPTION...: of a new job on the old output
 begin
 echo '{"format":' >kept/manifest.json
 untouched 1 'manifest.json' --overwrite --checkpoint kept
+untouched 2 'asks Slurm, and this is no job of it' --overwrite --time-limit auto
 begin
 sed -i 's/"format_version": *"1\.[0-9]*"/"format_version": "2.0"/' kept/manifest.json
 untouched 2 'is of format 2' --overwrite --checkpoint kept
