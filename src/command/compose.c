@@ -74,7 +74,7 @@ bool compose_text(const struct source *source, const struct model *model,
         return template_find_name(chat_template, options->chat_template, fault);
     if (source->made) {
         fault_user(template_fault, "%s is a shape and has no vocabulary: prompts are token ids",
-                   options->model);
+                   model->name);
     } else {
         template_find(chat_template, &source->gguf, template_fault);
     }

@@ -67,8 +67,8 @@ static void open_text(struct run *run, struct fault *fault) {
     if (options->checkpoint && !run->progress && results_goes_on(run->results) &&
         !run->all_answered)
         log_warning(
-            "--checkpoint %s holds no checkpoint of this job that can be used: what was in "
-            "flight is computed again",
+            "--checkpoint %s holds no checkpoint of this job that can be used: anything that was "
+            "in flight is computed again",
             log_escape(shown, sizeof shown, options->checkpoint, strlen(options->checkpoint)));
     run->rules = (struct request_rules){
         .tokenizer = run->tokenizer,

@@ -24,6 +24,7 @@
 #include "job_file.h"
 #include "log.h"
 #include "output.h"
+#include "uuid.h"
 
 static const double LOCK_WAIT_S = 30;
 
@@ -31,7 +32,7 @@ struct checkpoint_folder {
     const char *path; /* as typed */
     bool made;        /* by this process, and not the job's yet */
     const struct options *typed;
-    char uuid[37], fingerprint[33];
+    char uuid[UUID_BYTES], fingerprint[33];
     bool taken; /* there, locked and read */
     bool ours;  /* no other job's, or no more */
     bool noted; /* so in the job file */
@@ -53,22 +54,38 @@ static bool belongs_to_another(const struct checkpoint_folder *folder, const cha
                       log_escape(shown, sizeof shown, folder->path, strlen(folder->path)), theirs);
 }
 
-/* A new job's folder has no checkpoints; a resumed one's uuid is yet to be known. */
-static bool check_manifest(const struct checkpoint_folder *folder, const struct options *options,
-                           struct fault *fault) {
-    return options->resume || options->overwrite || folder->manifest.n_checkpoints == 0 ||
-           belongs_to_another(folder, folder->manifest.uuid, fault);
+/* The output, whose answers are what a checkpoint goes on from. */
+static bool find_output(struct output *place, const struct options *options, struct fault *fault) {
+    *place = (struct output){.fd = -1};
+    if (options->output && !output_find(place, options->output, fault)) return false;
+    return !place->is_stream ||
+           fault_user(fault, "--checkpoint needs an output that is a file: a checkpoint goes "
+                             "on from the answers in it");
 }
 
-/* The answers in it are what a checkpoint goes on from. */
-static bool check_output(const struct options *options, struct fault *fault) {
-    struct output place = {.fd = -1};
-    bool good = !options->output || output_find(&place, options->output, fault);
-    if (good && place.is_stream)
-        good = fault_user(fault, "--checkpoint needs an output that is a file: a checkpoint goes "
-                                 "on from the answers in it");
+/* The uuid of the job that made the output, as its record has it; not set where there is none. */
+static bool look_up_uuid(char uuid[UUID_BYTES], const struct options *options,
+                         struct fault *fault) {
+    struct output place;
+    struct job_file job = {0};
+    bool good = find_output(&place, options, fault) &&
+                (!place.path || job_file_look(&job, place.path, fault));
+    const char *found = good && place.path ? job_file_uuid(&job) : NULL;
+    if (found) memcpy(uuid, found, UUID_BYTES);
+    job_file_close(&job);
     output_close(&place);
     return good;
+}
+
+/* A new job's folder has no checkpoints, a resumed one's those of the job that made the output. */
+static bool check_manifest(const struct checkpoint_folder *folder, const struct options *options,
+                           struct fault *fault) {
+    char own[UUID_BYTES] = "";
+    if (options->overwrite || folder->manifest.n_checkpoints == 0) return true;
+    memcpy(own, folder->uuid, sizeof own); /* known once the output is open */
+    if (options->resume && !*own && !look_up_uuid(own, options, fault)) return false;
+    return strcmp(own, folder->manifest.uuid) == 0 ||
+           belongs_to_another(folder, folder->manifest.uuid, fault);
 }
 
 /* The folder that holds another, to be freed: what stands before the last name. */
@@ -97,11 +114,10 @@ static bool try_to_make(const char *path, bool is_there, struct fault *fault) {
     return made || checkpoint_folder_forgive(fault);
 }
 
-bool checkpoint_folder_check(const struct options *options, struct fault *fault) {
+static bool check_folder(const struct options *options, struct fault *fault) {
     struct checkpoint_folder folder = {.path = options->checkpoint};
     struct stat status;
     char shown[512];
-    if (!check_output(options, fault)) return false;
     if (stat(folder.path, &status) != 0)
         return errno == ENOENT ? try_to_make(folder.path, lstat(folder.path, &status) == 0, fault)
                                : output_fault(fault, "make", folder.path);
@@ -114,6 +130,13 @@ bool checkpoint_folder_check(const struct options *options, struct fault *fault)
     bool good = manifest_read(&folder.manifest, folder.path, fault) &&
                 check_manifest(&folder, options, fault);
     manifest_close(&folder.manifest);
+    return good;
+}
+
+bool checkpoint_folder_check(const struct options *options, struct fault *fault) {
+    struct output place;
+    bool good = find_output(&place, options, fault) && check_folder(options, fault);
+    output_close(&place);
     return good;
 }
 
@@ -134,12 +157,14 @@ static bool take_over(struct checkpoint_folder *folder, struct fault *fault) {
 /* ---- numbers ----------------------------------------------------------------------------------
  */
 
-/* Of the checkpoint that a name is a file of, or 0. */
+/* Of the checkpoint that a name is a file of, or 0. No job comes to make more than MOST_DIGITS say,
+ * and a name of somebody else's must not lead past what a manifest can hold. */
 static int64_t number_of(const char *name) {
+    enum { MOST_DIGITS = 9 };
     if (name[0] != 'c') return 0;
     size_t n_digits = strspn(name + 1, "0123456789");
     char next = name[1 + n_digits];
-    if (n_digits < 1 || n_digits > 15 || (next != '-' && next != '.')) return 0;
+    if (n_digits < 1 || n_digits > MOST_DIGITS || (next != '-' && next != '.')) return 0;
     return strtoll(name + 1, NULL, 10);
 }
 

@@ -60,7 +60,8 @@ static void sum_record(const json_t *record, char digits[SUM_DIGITS + 1]) {
 
 /* ---- reading ---- */
 
-/* The file's text, to be freed, *n_bytes being 0; NULL with errno, 0 where the reason is its kind or size. */
+/* The file's text, to be freed, *n_bytes being 0; NULL with errno, 0 where the reason is its kind
+ * or size. */
 static char *read_text(const char *path, size_t *n_bytes) {
     struct stat status;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);

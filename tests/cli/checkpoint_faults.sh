@@ -100,7 +100,7 @@ check "others stay" [ -e kept/mine.h5 ]
 # The manifest.
 begin
 rm kept/manifest.json
-goes_on 'no manifest' 'kept holds no checkpoint of this job that can be used: what was in flight is computed again'
+goes_on 'no manifest' 'kept holds no checkpoint of this job that can be used: anything that was in flight is computed again'
 begin
 goes_on 'a folder that was not meant' 'kpet holds no checkpoint of this job that can be used' --checkpoint kpet
 begin
@@ -156,6 +156,13 @@ expect 0 '' "${one[@]}" -i few.jsonl -o few_out.jsonl --checkpoint theirs --chec
 mv kept own
 mv theirs kept
 refused 2 'belongs to another job'
+cp stopped/out.jsonl whole.jsonl
+printf '{"id":' | tee -a out.jsonl >>stopped/out.jsonl # a torn line, which a resume would cut off
+refused 2 'belongs to another job'
+mv whole.jsonl stopped/out.jsonl
+expect 2 'belongs to another job' "${one[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --dry-run
+expect 2 'belongs to another job' "${one[@]}" -i in.jsonl -o fresh.jsonl --resume --checkpoint kept
+check "an output is not made in vain" [ ! -e fresh.jsonl ]
 rm -r own
 begin
 expect 2 '--kv-type was' "${three[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --kv-type f32
