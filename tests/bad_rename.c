@@ -1,14 +1,12 @@
-/* bad_rename.c - a disk on which taking a place goes wrong, for LD_PRELOAD. The environment says
- * what:
+/* bad_rename.c - a disk on which taking a place goes wrong, for LD_PRELOAD.
  *
- *   BAD_RENAME_SYNC=N    from the N-th rename onto manifest.json on, the sync of the folder that
- *                        follows one fails: the new file is in place, and nobody knows for how long
- *   BAD_RENAME_LOST=N    from the N-th on, such a rename is done and said to have failed, as a
- * server does whose answer was lost BAD_RENAME_KILL=N    the process is killed before the N-th
- * rename onto ...-progress.h5 BAD_RENAME_STALL=S   every rename onto ...-progress.h5 takes S
- * seconds
+ * The environment says what. BAD_RENAME_SYNC=N: from the N-th rename onto manifest.json on, the
+ * sync of the folder that follows one fails, so the new file is in place and nobody knows for how
+ * long. BAD_RENAME_LOST=N: from the N-th on, such a rename is done and said to have failed, as by a
+ * server whose answer was lost. BAD_RENAME_KILL=N: the process is killed before the N-th rename
+ * onto
+ * ...-progress.h5. BAD_RENAME_STALL=S: every rename onto ...-progress.h5 takes S seconds.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -19,6 +17,8 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "preload.h"
 
 static atomic_int n_manifests, n_progresses;
 static atomic_bool sync_fails;
@@ -38,14 +38,6 @@ static bool is_reached(const char *name, int n) {
     int first = number_of(name);
     return first > 0 && n >= first;
 }
-
-/* dlsym gives an object pointer; a union makes a function of it. */
-#define REAL(name)                                                                                 \
-    static union {                                                                                 \
-        void *object;                                                                              \
-        __typeof__(&(name)) function;                                                              \
-    } real;                                                                                        \
-    if (!real.object) real.object = dlsym(RTLD_NEXT, #name)
 
 int rename(const char *old, const char *new) {
     REAL(rename);

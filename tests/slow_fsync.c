@@ -9,7 +9,6 @@
  * THREAD is main or the thread's name. CALL "late-fsync" and "late-rename" are those of any file
  * behind the first write to the named one: while a job runs, its main thread should have none.
  */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -20,6 +19,8 @@
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "preload.h"
 
 enum call { CALL_WRITE, CALL_FSYNC, CALL_LATE_FSYNC, CALL_LATE_RENAME, CALLS };
 enum { MOST_THREADS = 16 };
@@ -89,14 +90,6 @@ static void count_rename(void) {
     pthread_mutex_unlock(&seen.mutex);
     take_time();
 }
-
-/* dlsym gives an object pointer; a union makes a function of it. */
-#define REAL(name)                                                                                 \
-    static union {                                                                                 \
-        void *object;                                                                              \
-        __typeof__(&(name)) function;                                                              \
-    } real;                                                                                        \
-    if (!real.object) real.object = dlsym(RTLD_NEXT, #name)
 
 int fsync(int fd) {
     REAL(fsync);

@@ -150,7 +150,7 @@ void family_head(struct graph *graph, const struct model *model, int x) {
     graph_sample(graph, "sample", graph_matmul(graph, "output", normed, weight, -1));
 }
 
-struct rope family_rope(const struct model *model, int n_heads, bool interleaved, int factors) {
+static struct rope rope_of(const struct model *model, int n_heads, bool interleaved, int factors) {
     return (struct rope){
         .n_heads = n_heads,
         .head_dim = model->head_dim,
@@ -160,4 +160,13 @@ struct rope family_rope(const struct model *model, int n_heads, bool interleaved
         .scale = model->rope_scale,
         .factors = factors,
     };
+}
+
+void family_turn(struct graph *graph, const struct model *model, int layer, int positions,
+                 bool interleaved, int factors, int qkv[3]) {
+    char name[48];
+    struct rope q = rope_of(model, model->n_heads, interleaved, factors);
+    struct rope k = rope_of(model, model->n_kv_heads, interleaved, factors);
+    qkv[0] = graph_rope(graph, family_name(name, layer, "attn_q_rope"), qkv[0], positions, q);
+    qkv[1] = graph_rope(graph, family_name(name, layer, "attn_k_rope"), qkv[1], positions, k);
 }

@@ -28,8 +28,9 @@ int family_ffn(struct graph *graph, const struct model *model, int layer, int x)
 int family_embed(struct graph *graph, const struct model *model);
 void family_head(struct graph *graph, const struct model *model, int x);
 
-/* How q (`n_heads`) or k of this model turns. `factors` is a weight index or -1. */
-struct rope family_rope(const struct model *model, int n_heads, bool interleaved, int factors);
+/* Turn q and k, qkv[0] and qkv[1], by the rows' positions. `factors` is a weight index or -1. */
+void family_turn(struct graph *graph, const struct model *model, int layer, int positions,
+                 bool interleaved, int factors, int qkv[3]);
 
 /* "blk.<layer>.<part>", for node names. */
 const char *family_name(char name[48], int layer, const char *part);

@@ -7,23 +7,17 @@
 #include "family.h"
 
 void family_llama_write(struct graph *graph, const struct model *model) {
-    char name[48];
     int x = family_embed(graph, model);
     int positions = graph_positions(graph);
     int factors = model->rope_factors
                       ? graph_weight(graph, "rope_freqs.weight", 1, model->n_rotated / 2)
                       : -1;
-    const struct rope q_rope = family_rope(model, model->n_heads, true, factors);
-    const struct rope k_rope = family_rope(model, model->n_kv_heads, true, factors);
 
     for (int layer = 0; layer < model->n_layers; layer++) {
         int normed = family_norm(graph, model, layer, "attn_norm", x, model->hidden);
         int qkv[3];
         family_qkv(graph, model, layer, normed, false, qkv);
-        qkv[0] =
-            graph_rope(graph, family_name(name, layer, "attn_q_rope"), qkv[0], positions, q_rope);
-        qkv[1] =
-            graph_rope(graph, family_name(name, layer, "attn_k_rope"), qkv[1], positions, k_rope);
+        family_turn(graph, model, layer, positions, true, factors, qkv);
         x = family_attention(graph, model, layer, x, qkv);
         x = family_ffn(graph, model, layer, x);
     }

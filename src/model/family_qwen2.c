@@ -5,20 +5,14 @@
 #include "family.h"
 
 void family_qwen2_write(struct graph *graph, const struct model *model) {
-    char name[48];
     int x = family_embed(graph, model);
     int positions = graph_positions(graph);
-    const struct rope q_rope = family_rope(model, model->n_heads, false, -1);
-    const struct rope k_rope = family_rope(model, model->n_kv_heads, false, -1);
 
     for (int layer = 0; layer < model->n_layers; layer++) {
         int normed = family_norm(graph, model, layer, "attn_norm", x, model->hidden);
         int qkv[3];
         family_qkv(graph, model, layer, normed, true, qkv);
-        qkv[0] =
-            graph_rope(graph, family_name(name, layer, "attn_q_rope"), qkv[0], positions, q_rope);
-        qkv[1] =
-            graph_rope(graph, family_name(name, layer, "attn_k_rope"), qkv[1], positions, k_rope);
+        family_turn(graph, model, layer, positions, false, -1, qkv);
         x = family_attention(graph, model, layer, x, qkv);
         x = family_ffn(graph, model, layer, x);
     }
