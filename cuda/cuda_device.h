@@ -242,6 +242,8 @@ void cuda_attend(struct device *device, const struct rows *rows, const struct kv
                  struct value out);
 
 /* exchange.cu */
+/* Wait on the host, looking after the wire meanwhile. */
+void wait_for_event(struct device *device, cudaEvent_t event);
 void *cuda_alloc_host(struct device *device, size_t n_bytes);
 void cuda_release_host(struct device *device, void *memory);
 void cuda_read_rows(struct device *device, void *to, enum element as, const struct value *from,

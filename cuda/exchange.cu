@@ -26,6 +26,16 @@ void cuda_release_host(struct device *device, void *memory) {
     if (memory) CHECK_CUDA(cudaFreeHost(memory));
 }
 
+void wait_for_event(struct device *device, cudaEvent_t event) {
+    if (!device->options.progress) return CHECK_CUDA(cudaEventSynchronize(event));
+    for (;;) {
+        cudaError_t state = cudaEventQuery(event);
+        device->options.progress(device->options.progress_argument);
+        if (state == cudaSuccess) return;
+        if (state != cudaErrorNotReady) CHECK_CUDA(state);
+    }
+}
+
 void cuda_settle(struct device *device) {
     for (;;) {
         cudaError_t state = cudaStreamQuery(device->stream);

@@ -1,6 +1,7 @@
-/* no_cuda.c - stands for the CUDA device in a build without it: none is there, so nothing else is
- * asked of it. */
+/* no_cuda.c - stands for the CUDA device and the wires between GPUs in a build without them: none
+ * is there, so nothing else is asked of it. */
 #include "device.h"
+#include "wire.h"
 
 static int no_count(void) {
     return 0;

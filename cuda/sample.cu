@@ -521,7 +521,7 @@ void cuda_sample(struct device *device, const struct rows *rows, struct value lo
 int64_t cuda_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
                       struct token_score *score) {
     const struct taken *taken = &device->sampler->taken[2 * slot + step % 2];
-    CHECK_CUDA(cudaEventSynchronize(taken->done));
+    wait_for_event(device, taken->done);
     memcpy(token, taken->pinned_token, (size_t)n_picked * sizeof *token);
     memcpy(score, taken->pinned_score, (size_t)n_picked * SCORES * sizeof *score);
     return clock_now_ns();

@@ -27,6 +27,7 @@ bool budget_limits(struct batch_limits *limits, const struct options *options,
 struct budget_basis {
     const struct program *program;       /* of model ranks; not looked at for attention ranks */
     const struct device_ops *device_ops; /* of the rank */
+    const struct wire_ops *wire_ops;     /* NULL when colocated */
     const struct service *service;
     const struct layout *layout;
     const struct batch_limits *limits;

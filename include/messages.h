@@ -22,7 +22,7 @@ void messages_open(struct messages *messages, const struct topology *topology,
 void messages_close(struct messages *messages);
 
 /* Bytes that a wire sets aside for them in each slot, and those of the largest. */
-size_t messages_bytes(const struct messages *messages);
+size_t messages_bytes(const struct messages *messages, const struct wire_ops *wire_ops);
 size_t messages_largest(const struct messages *messages);
 
 #endif

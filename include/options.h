@@ -32,6 +32,7 @@ enum kv_type { KV_F32, KV_F16, KV_BF16 };
 enum output_order { OUTPUT_COMPLETION, OUTPUT_INPUT };
 enum input_order { ORDER_INPUT, ORDER_LONGEST };
 enum device_wish { DEVICE_WISH_AUTO, DEVICE_WISH_CPU, DEVICE_WISH_CUDA };
+enum wire_wish { WIRE_WISH_AUTO, WIRE_WISH_MPI, WIRE_WISH_NCCL, WIRE_WISH_DEVICE };
 enum checkpoint_kv_wish { CHECKPOINT_KV_AUTO, CHECKPOINT_KV_ALWAYS, CHECKPOINT_KV_NEVER };
 enum restore_wish { RESTORE_AUTO, RESTORE_KV, RESTORE_RECOMPUTE };
 enum { TIME_LIMIT_AUTO = 0 };
@@ -104,6 +105,7 @@ struct options {
     double deadline_s;
     enum isa_wish isa; /* --cpu-isa */
     enum device_wish model_device, attention_device;
+    enum wire_wish wire;
     bool wire_progress; /* --wire-progress: drive messages while computing */
 
     /* memory and batch */

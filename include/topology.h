@@ -91,6 +91,9 @@ void topology_broadcast(const struct topology *topology, void *data, size_t n_by
 /* Every rank's n_bytes to the leader, one behind another in rank order: (n_ranks, n_bytes). */
 void topology_collect(const struct topology *topology, const void *mine, size_t n_bytes, void *all,
                       const char *what, double seconds);
+/* Every rank's n_bytes to every rank: (n_ranks, n_bytes). */
+void topology_share(const struct topology *topology, const void *mine, size_t n_bytes, void *all,
+                    const char *what, double seconds);
 /* How many ranks, this one included, have the same n_bytes in `mine`. No rank returns before all
  * have called. */
 int topology_count_same(const struct topology *topology, const void *mine, size_t n_bytes,

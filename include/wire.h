@@ -19,6 +19,7 @@
 
 #include "check.h"
 #include "device.h"
+#include "topology.h"
 
 enum message {
     MESSAGE_STEP, /* leader to all: the step header (host bytes) */
@@ -29,8 +30,10 @@ enum message {
 };
 const char *message_name(enum message message);
 
-/* Payload bytes a message may have, on any wire: MPI counts them in an int, with an envelope. */
+/* Payload bytes a message may have, on any wire: MPI counts them in an int, with an envelope. And
+ * blocks of one call to one peer. */
 enum { WIRE_ENVELOPE_BYTES = 64, WIRE_MOST_BYTES = INT32_MAX - WIRE_ENVELOPE_BYTES };
+enum { WIRE_MOST_BLOCKS = 32 };
 
 /* One peer's share of a value, in rows and columns of the value as it lies on this rank. */
 struct block {
@@ -47,7 +50,7 @@ struct incoming {
     enum message message;
     int lane; /* index among the attention nodes of a gap */
     int peer;
-    size_t most_bytes;
+    size_t most_bytes; /* of a call, all blocks of the peer; ditto below */
     enum element
         element; /* as which it crosses, whatever the values of both ends are; ditto below */
 };
@@ -61,12 +64,11 @@ struct outgoing {
 };
 
 struct wire_options {
-    int comm; /* MPI_Comm_c2f of the group's communicator */
-    int rank;
+    const struct topology *topology; /* of the group; borrowed, as all here */
     int n_slots;
     double deadline_s;
     bool progress; /* false: wire->progress does nothing (to measure what it is worth) */
-    const struct device_ops *device_ops; /* which holds the values; borrowed, as all here */
+    const struct device_ops *device_ops; /* which holds the values */
     struct device *device;
     int n_incoming, n_outgoing;
     const struct incoming *incoming;
@@ -84,7 +86,11 @@ struct wire;
 struct wire_ops {
     const char *name; /* "mpi" */
     bool total_order; /* needs one message order on all ranks; replies are mirrored */
-    bool capturable;  /* may sit inside a CUDA graph */
+    /* Whether it can carry values of such a device, as far as one rank can tell before it is
+     * opened; a fault says what is missing. */
+    bool (*available)(const struct device_ops *device_ops, struct fault *fault);
+    /* Bytes of the rank's memory that it sets aside for a message in each slot. */
+    size_t (*message_bytes)(size_t most_bytes, bool comes);
     /* Collective over the group, for a wire has channels of its own: ends the job when some rank
      * has not come within the deadline. */
     bool (*open)(struct wire **wire, const struct wire_options *options, struct fault *fault);
@@ -103,6 +109,9 @@ struct wire_ops {
 };
 
 extern const struct wire_ops wire_mpi;
+/* In cuda/, where it is built: between GPUs only, one a rank. */
+extern const struct wire_ops wire_nccl;   /* sends and receives of NCCL on a stream beside compute */
+extern const struct wire_ops wire_device; /* kernels write into the peer's memory and poll */
 
 /* Step headers: small host messages from the leader to every other rank, always over MPI whatever
  * carries the values. `most_bytes` bounds a header. Opening is collective, as a wire's. */

@@ -30,8 +30,9 @@ static void agree_world(double seconds) {
 static int comm; /* for what is opened: what was given up there meets nothing of the test's own */
 
 static void open_wire(double seconds) {
+    struct topology topology = {.rank = rank, .n_ranks = 2, .comm = comm};
     struct wire_options options = {
-        .comm = comm, .rank = rank, .n_slots = 1, .deadline_s = seconds, .device_ops = &device_cpu};
+        .topology = &topology, .n_slots = 1, .deadline_s = seconds, .device_ops = &device_cpu};
     struct fault fault = {0};
     struct wire *wire;
     wire_mpi.open(&wire, &options, &fault);

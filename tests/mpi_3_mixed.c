@@ -65,6 +65,7 @@ struct end {
     const struct mix *mix;
     struct device_ops ops;
     struct device *device;
+    struct topology topology;
     struct wire *wire;
     struct value value[MESSAGES];
 };
@@ -194,8 +195,8 @@ static void open_wire(struct end *end, int comm) {
                 out[n_out++] = (struct outgoing){MESSAGE_OUT, lane, peer, most, crossing};
             }
         }
-    struct wire_options options = {.comm = comm,
-                                   .rank = rank,
+    end->topology = (struct topology){.rank = rank, .n_ranks = 3, .comm = comm};
+    struct wire_options options = {.topology = &end->topology,
                                    .n_slots = N_SLOTS,
                                    .deadline_s = 120,
                                    .progress = true,

@@ -195,8 +195,7 @@ static void open_wire(struct run *run) {
     struct messages messages;
     messages_open(&messages, topology, &run->group->service, run->limits.max_rows,
                   run->what->kv_type);
-    struct wire_options wire = {.comm = topology->comm,
-                                .rank = topology->rank,
+    struct wire_options wire = {.topology = topology,
                                 .n_slots = run->limits.n_slots,
                                 .deadline_s = patience_s,
                                 .progress = !run->what->no_progress,

@@ -109,6 +109,12 @@ static size_t made_up_bytes(const struct device_options *options,
 }
 static const struct device_ops made_up = {.prepare_bytes = made_up_bytes};
 
+static size_t payload_bytes(size_t most_bytes, bool comes) {
+    (void)comes;
+    return most_bytes;
+}
+static const struct wire_ops plain_wire = {.message_bytes = payload_bytes};
+
 static void ranks_hold_their_share(void **state) {
     (void)state;
     struct options options = defaults();
@@ -117,6 +123,7 @@ static void ranks_hold_their_share(void **state) {
     struct program program = {.row_bytes = 1000, .picked_row_bytes = 3};
     struct budget_basis basis = {.program = &program,
                                  .device_ops = &made_up,
+                                 .wire_ops = &plain_wire,
                                  .service = &service,
                                  .layout = &two,
                                  .limits = &limits,
@@ -170,6 +177,7 @@ static void messages_are_what_the_model_computes_in(void **state) {
     struct program program = {.row_bytes = 1000, .picked_row_bytes = 3};
     struct budget_basis basis = {.program = &program,
                                  .device_ops = &made_up,
+                                 .wire_ops = &plain_wire,
                                  .service = &mixed,
                                  .layout = &two,
                                  .limits = &limits,

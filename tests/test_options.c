@@ -358,7 +358,7 @@ static void bad_values_are_named_with_what_is_allowed(void **state) {
         {"threads", "4097", "a whole number from 1 to 4096"},
         {"top-k", "-1", "a whole number from 0 to 1000000000"},
         {"kv-type", "q8_0", "one of f32, f16, bf16"},
-        {"wire", "ucx", "one of auto, mpi"},
+        {"wire", "ucx", "one of auto, mpi, nccl, device"},
         {"model-device", "CPU", "one of auto, cpu, cuda"},
         {"q-first", "yes", "on or off"},
         {"temperature", "inf", "a number from 0 to 100"},
@@ -392,8 +392,7 @@ static void unbuilt_parts_are_refused_by_name(void **state) {
     static const char *const refused[] = {
         "--model-width 2", "--replicas 2",        "--groups 2",      "--no-prefix-cache",
         "--slots 3",       "--prefill model",     "--shares equal",  "--shares 1,2,1",
-        "--wire nccl",     "--wire device",       "--model-ranks 2", "--no-cache",
-        "--partition tokens=2"};
+        "--model-ranks 2", "--no-cache",          "--partition tokens=2"};
     for (size_t index = 0; index < sizeof refused / sizeof *refused; index++) {
         struct options options;
         struct line line;

@@ -15,6 +15,7 @@
 
 #include "bench.h"
 #include "bench_parts.h"
+#include "choose.h"
 #include "log.h"
 #include "noise.h"
 
@@ -32,22 +33,26 @@ static const struct sheet_column columns[COLUMNS] = {
 /* ---- the wire and a fan on it -----------------------------------------------------------------
  */
 
+/* The most bytes of a call to one peer. */
+static size_t most_bytes(const struct run *run) {
+    int64_t n_blocks = bench_largest(&run->options->fan), n_peers = run->topology.n_ranks - 1;
+    return (size_t)(bench_largest(&run->options->sizes) * ((n_blocks + n_peers - 1) / n_peers));
+}
+
 /* One Q to and one OUT from every other rank on the leader; the counterparts elsewhere. */
-static bool open_wire(struct run *run, size_t most_bytes, struct fault *fault) {
+static bool open_wire(struct run *run, struct fault *fault) {
     const struct topology *topology = &run->topology;
     bool leader = topology->leader;
     int n = leader ? topology->n_ranks - 1 : 1;
+    size_t most = most_bytes(run);
     struct incoming *in = check_alloc((size_t)n, sizeof *in);
     struct outgoing *out = check_alloc((size_t)n, sizeof *out);
     for (int at = 0; at < n; at++) {
         int peer = leader ? at + 1 : 0;
-        in[at] =
-            (struct incoming){leader ? MESSAGE_OUT : MESSAGE_Q, 0, peer, most_bytes, ELEMENT_F32};
-        out[at] =
-            (struct outgoing){leader ? MESSAGE_Q : MESSAGE_OUT, 0, peer, most_bytes, ELEMENT_F32};
+        in[at] = (struct incoming){leader ? MESSAGE_OUT : MESSAGE_Q, 0, peer, most, ELEMENT_F32};
+        out[at] = (struct outgoing){leader ? MESSAGE_Q : MESSAGE_OUT, 0, peer, most, ELEMENT_F32};
     }
-    struct wire_options options = {.comm = topology->comm,
-                                   .rank = topology->rank,
+    struct wire_options options = {.topology = topology,
                                    .n_slots = 1,
                                    .deadline_s = run->options->deadline_s,
                                    .progress = true,
@@ -219,7 +224,7 @@ int64_t bench_wire_measure(struct run *run, const struct wire_ops *ops, struct s
     const struct options *options = run->options;
     int64_t wrong = 0;
     run->wire_ops = ops;
-    open_wire(run, (size_t)bench_largest(&options->sizes), fault);
+    open_wire(run, fault);
     if (!compose_agree(run, fault, "opening of a wire")) return 0;
     for (int f = 0; f < options->fan.n; f++) {
         for (int s = 0; s < options->sizes.n; s++)
@@ -236,10 +241,27 @@ bool bench_wire_open_sheet(struct run *run, struct sheet **sheet, struct fault *
     return bench_open_sheet(run, sheet, columns, COLUMNS, fault);
 }
 
-/* Values of a fan to and fro, messages to and from every rank twice over, and what is compared. */
+/* Every wire that suits the ranks' devices, or the one that was named. */
+static bool is_wanted(const struct run *run, const struct wire_ops *wire) {
+    if (run->options->wire != WIRE_WISH_AUTO) return wire == run->wire_ops;
+    return wire == &wire_mpi || run->wire_ops != &wire_mpi;
+}
+
+/* Values of a fan to and fro, and the messages of a wire. */
 static bool check_memory(struct run *run, struct fault *fault) {
     int64_t size = bench_largest(&run->options->sizes), blocks = bench_largest(&run->options->fan);
-    int64_t n_bytes = size * (4 * blocks + 4 * (run->topology.n_ranks - 1));
+    int64_t n_bytes = size * 2 * blocks,
+            n_peers = run->topology.leader ? run->topology.n_ranks - 1 : 1;
+    int n_wires;
+    const struct wire_ops *const *wires = choose_wires(&n_wires);
+    size_t most = 0;
+    for (int at = 0; at < n_wires; at++) {
+        if (!is_wanted(run, wires[at])) continue;
+        size_t own = wires[at]->message_bytes(most_bytes(run), true) +
+                     wires[at]->message_bytes(most_bytes(run), false);
+        most = own > most ? own : most;
+    }
+    n_bytes += n_peers * (int64_t)most;
     if (n_bytes > run->resources.memory_bytes)
         fault_user(fault,
                    "blocks of %lld bytes take %lld MiB, rank %d may use %lld MiB (%s): a "
@@ -252,11 +274,14 @@ static bool check_memory(struct run *run, struct fault *fault) {
 static int measure_all(struct run *run, struct sheet **sheet, struct fault *fault) {
     int n_wires;
     int64_t wrong = 0;
-    const struct wire_ops *const *wires = compose_wires(&n_wires);
+    const struct wire_ops *const *wires = choose_wires(&n_wires);
     if (!check_memory(run, fault) || !bench_wire_open_sheet(run, sheet, fault)) return EXIT_DONE;
     bench_tell(run, *sheet);
-    for (int at = 0; at < n_wires && fault->kind == FAULT_NONE; at++)
-        wrong += bench_wire_measure(run, wires[at], *sheet, fault);
+    const struct wire_ops *chosen = run->wire_ops;
+    for (int at = 0; at < n_wires && fault->kind == FAULT_NONE; at++) {
+        run->wire_ops = chosen;
+        if (is_wanted(run, wires[at])) wrong += bench_wire_measure(run, wires[at], *sheet, fault);
+    }
     if (*sheet) sheet_summary(*sheet, "%lld wrong bytes", (long long)wrong);
     if (wrong == 0) return EXIT_DONE;
     log_error("%lld bytes came back wrong", (long long)wrong);

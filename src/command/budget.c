@@ -82,7 +82,8 @@ static size_t wire_bytes(const struct budget_basis *basis, int rank) {
     struct messages messages;
     open_messages(&messages, layout, rank, basis->service, basis->limits, basis->options->kv_type);
     size_t n_headers = rank == 0 ? (size_t)(layout->model_ranks + layout->attention_ranks - 1) : 1;
-    size_t n_bytes = messages_bytes(&messages) + n_headers * header_most_bytes(basis->limits);
+    size_t n_bytes =
+        messages_bytes(&messages, basis->wire_ops) + n_headers * header_most_bytes(basis->limits);
     messages_close(&messages);
     return (size_t)basis->limits->n_slots * n_bytes;
 }

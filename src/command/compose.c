@@ -1,11 +1,10 @@
 /* compose.c - the stages in which a run is opened. See compose.h.
- *
- * Only here stands which device and which wire a run uses.
  */
 #include "compose.h"
 
 #include <stdlib.h>
 
+#include "choose.h"
 #include "log.h"
 #include "messages.h"
 
@@ -17,33 +16,13 @@ bool compose_is_model(const struct run *run) {
     return run->topology.role == ROLE_MODEL;
 }
 
-const struct wire_ops *const *compose_wires(int *n) {
-    static const struct wire_ops *const wires[] = {&wire_mpi};
-    *n = (int)(sizeof wires / sizeof *wires);
-    return wires;
-}
-
 static bool is_colocated(const struct run *run) {
     return run->topology.layout.attention_ranks == 0;
 }
 
-const struct device_ops *compose_device_ops(const struct options *options, enum role role,
-                                            bool alone, struct fault *fault) {
-    bool model = role == ROLE_MODEL && options->command != COMMAND_BENCH_ATTENTION;
-    enum device_wish wish = model ? options->model_device : options->attention_device;
-    bool here = device_cuda.count() > 0;
-    if (wish == DEVICE_WISH_CUDA && !here)
-        fault_user(fault,
-                   "--%s-device cuda: no GPU is visible, or this lamina was built without CUDA "
-                   "(cmake --preset cuda)",
-                   model ? "model" : "attention");
-    bool gpu = here && (wish == DEVICE_WISH_CUDA || (wish == DEVICE_WISH_AUTO && alone));
-    return gpu ? &device_cuda : &device_cpu;
-}
-
 static void choose_device(struct run *run, struct fault *fault) {
     run->device_ops =
-        compose_device_ops(run->options, run->topology.role, run->topology.n_ranks == 1, fault);
+        choose_device_ops(run->options, run->topology.role, run->topology.n_local, fault);
 }
 
 /* The model's header, and the program made of it. */
@@ -131,6 +110,25 @@ static void find_memory(struct run *run) {
                             "comparison of devices", run->options->deadline_s * PATIENCE);
     int64_t n_bytes = run->device_ops->free_bytes(&options);
     if (n_bytes >= 0) resources_use_device(&run->resources, n_bytes, n_sharing);
+    run->n_sharing = n_sharing;
+}
+
+/* All ranks come to the same choice, for all see the same. */
+static void choose_wire(struct run *run, struct fault *fault) {
+    const struct topology *topology = &run->topology;
+    double seconds = run->options->deadline_s * PATIENCE;
+    if (topology->n_ranks == 1) return;
+    enum gpus mine = run->device_ops != &device_cuda ? GPUS_NOT_ALL
+                     : run->n_sharing > 1            ? GPUS_SHARED
+                                                     : GPUS_OWN;
+    bool one_host = topology_count_same(topology, topology->host, sizeof topology->host,
+                                        "comparison of hosts", seconds) == topology->n_ranks;
+    enum gpus *all = check_alloc((size_t)topology->n_ranks, sizeof *all), least = mine;
+    topology_share(topology, &mine, sizeof mine, all, "comparison of GPUs", seconds);
+    for (int rank = 0; rank < topology->n_ranks; rank++)
+        least = all[rank] < least ? all[rank] : least;
+    free(all);
+    run->wire_ops = choose_wire_ops(run->options, least, one_host, fault);
 }
 
 /* Pages this rank's memory can hold. */
@@ -140,6 +138,7 @@ static int64_t own_pages(struct run *run, struct fault *fault) {
                                : 0;
     struct budget_basis basis = {.program = &run->program,
                                  .device_ops = run->device_ops,
+                                 .wire_ops = run->wire_ops,
                                  .service = &run->service,
                                  .layout = &run->topology.layout,
                                  .limits = &run->limits,
@@ -196,7 +195,6 @@ static void agree_pages(struct run *run, struct fault *fault) {
 
 static void open_device(struct run *run, struct fault *fault) {
     struct device_options device = device_options(run);
-    run->wire_ops = run->topology.n_ranks == 1 ? NULL : &wire_mpi;
     run->device_ops->open(&run->device, &device, fault);
 }
 
@@ -217,8 +215,7 @@ void compose_wire(struct run *run, struct fault *fault) {
     struct messages messages;
     messages_open(&messages, &run->topology, &run->service, run->limits.max_rows,
                   run->options->kv_type);
-    struct wire_options wire = {.comm = run->topology.comm,
-                                .rank = run->topology.rank,
+    struct wire_options wire = {.topology = &run->topology,
                                 .n_slots = run->limits.n_slots,
                                 .deadline_s = run->options->deadline_s * patience,
                                 .progress = run->options->wire_progress,
@@ -280,6 +277,8 @@ bool compose_device(struct run *run, struct fault *fault) {
     choose_device(run, fault);
     if (!compose_agree(run, fault, "choice of devices")) return false;
     find_resources(run);
+    choose_wire(run, fault);
+    if (!compose_agree(run, fault, "choice of the wire")) return false;
     open_device(run, fault);
     return compose_agree(run, fault, "opening of devices");
 }
@@ -293,6 +292,8 @@ bool compose_machine(struct run *run, struct fault *fault) {
     open_partition(run, fault);
     if (!compose_agree(run, fault, "agreement on the partition")) return false;
     find_resources(run);
+    choose_wire(run, fault);
+    if (!compose_agree(run, fault, "choice of the wire")) return false;
     derive_limits(run, fault);
     if (!compose_agree(run, fault, "agreement on the batch")) return false;
     topology_broadcast(&run->topology, &run->limits, sizeof run->limits, "limits",

@@ -44,6 +44,7 @@ struct run {
     const struct device_ops *device_ops;
     struct device *device;
     char device_id[DEVICE_ID_BYTES]; /* device_ops->identify */
+    int n_sharing;                   /* ranks with that device, this one included */
     const struct wire_ops *wire_ops; /* NULL when colocated */
     struct wire *wire;
     struct control *control;
@@ -94,12 +95,5 @@ bool compose_text(const struct source *source, const struct model *model,
                   const struct options *options, struct tokenizer **tokenizer,
                   const struct chat_template **chat_template, struct fault *template_fault,
                   struct fault *fault);
-
-/* What a rank of `role` computes on; `alone`: the job has no other. */
-const struct device_ops *compose_device_ops(const struct options *options, enum role role,
-                                            bool alone, struct fault *fault);
-
-/* All wires of this build, *n of them. */
-const struct wire_ops *const *compose_wires(int *n);
 
 #endif

@@ -18,6 +18,7 @@
 #include "budget.h"
 #include "checkpoint.h"
 #include "checkpoint_folder.h"
+#include "choose.h"
 #include "clock.h"
 #include "compose.h"
 #include "line_reader.h"
@@ -52,6 +53,7 @@ struct dry_run {
     int most_pages;             /* by which requests are judged */
     struct resources resources; /* of a rank on the host's processors */
     struct dry_rank *rank;      /* (n_ranks) of the layout */
+    const struct wire_ops *wire_ops;
     struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
     struct fault template_fault;
@@ -106,8 +108,7 @@ static bool choose_devices(struct dry_run *dry, struct fault *fault) {
     dry->rank = check_alloc((size_t)n_ranks(dry), sizeof *dry->rank);
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
-        dry->rank[rank].device_ops =
-            compose_device_ops(dry->options, role, n_ranks(dry) == 1, fault);
+        dry->rank[rank].device_ops = choose_device_ops(dry->options, role, n_ranks(dry), fault);
     }
     return fault->kind == FAULT_NONE;
 }
@@ -127,6 +128,7 @@ static struct budget budget_of(const struct dry_run *dry, int rank) {
     const struct device_ops *ops = dry->rank[rank].device_ops;
     struct budget_basis basis = {.program = &dry->program,
                                  .device_ops = ops,
+                                 .wire_ops = dry->wire_ops,
                                  .service = &dry->service,
                                  .layout = &dry->layout,
                                  .limits = &dry->limits,
@@ -160,6 +162,19 @@ static bool as_started(const struct dry_run *dry) {
     return n_ranks(dry) == dry->topology.n_ranks;
 }
 
+/* As compose.c does. A layout that was not started is taken to have a GPU for each rank that wants
+ * one. */
+static void choose_wire(struct dry_run *dry, struct fault *fault) {
+    enum gpus gpus = GPUS_OWN;
+    for (int rank = 0; rank < n_ranks(dry); rank++) {
+        const struct dry_rank *mine = &dry->rank[rank];
+        if (mine->device_ops != &device_cuda) gpus = GPUS_NOT_ALL;
+        for (int other = 0; other < rank && gpus == GPUS_OWN && as_started(dry); other++)
+            if (strcmp(dry->rank[other].device_id, mine->device_id) == 0) gpus = GPUS_SHARED;
+    }
+    if (n_ranks(dry) > 1) dry->wire_ops = choose_wire_ops(dry->options, gpus, true, fault);
+}
+
 /* KV pages by the memory of this host, as a run here would have them; where not one fits, all that
  * could be used, and print_memory says the rest. */
 static bool find_pages(struct dry_run *dry, struct fault *fault) {
@@ -168,6 +183,8 @@ static bool find_pages(struct dry_run *dry, struct fault *fault) {
     if (!as_started(dry))
         resources_share(&dry->resources, dry->options, &environment, n_ranks(dry), n_ranks(dry));
     find_memory(dry);
+    choose_wire(dry, fault);
+    if (fault->kind != FAULT_NONE) return false;
     int64_t least = INT32_MAX;
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         struct budget budget = budget_of(dry, rank);

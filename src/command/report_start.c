@@ -179,18 +179,31 @@ static void say_sharing(const struct rank_line *line, int n_ranks, int first) {
              (int)strcspn(line[first].device, ","), line[first].device);
 }
 
+/* What a wire does, and where the choice was ours, what it was made by. */
+static const char *wire_why(const struct report_run *run, const struct rank_line *line) {
+    if (strcmp(run->wire, wire_device.name) == 0)
+        return "every rank has a GPU of its own on this host: kernels write into each other's "
+               "memory";
+    if (strcmp(run->wire, wire_nccl.name) == 0)
+        return "every rank has a GPU of its own: NCCL's sends and receives beside compute";
+    bool gpu = false;
+    for (int rank = 0; rank < run->topology->n_ranks; rank++)
+        gpu = gpu || line[rank].device_id[0];
+    return gpu                           ? run->options->wire_progress
+                                               ? "values of GPUs pass through pinned memory; driven while computing"
+                                               : "values of GPUs pass through pinned memory; not driven while computing"
+           : run->options->wire_progress ? "values are in host memory; driven while computing"
+                                         : "values are in host memory; not driven while computing";
+}
+
 static void say_wire(const struct report_run *run, const struct rank_line *line) {
     if (!run->wire) {
         log_note("wire: none (colocated)");
         log_note("prefill: on the model rank, which holds the KV cache");
         return;
     }
-    bool gpu = false;
-    for (int rank = 0; rank < run->topology->n_ranks; rank++)
-        gpu = gpu || line[rank].device_id[0];
-    log_note("wire: %s (the only one built; %s), driven while computing: %s", run->wire,
-             gpu ? "staged through pinned memory by ranks on GPUs" : "values are in host memory",
-             run->options->wire_progress ? "on" : "off");
+    log_note("wire: %s (%s%s)", run->wire, run->options->wire == WIRE_WISH_AUTO ? "" : "--wire; ",
+             wire_why(run, line));
     for (int rank = 0; rank < run->topology->n_ranks; rank++)
         if (line[rank].device_id[0]) say_sharing(line, run->topology->n_ranks, rank);
     log_note("q-first: %s", run->options->q_first ? "on" : "off");

@@ -55,12 +55,12 @@ void messages_open(struct messages *messages, const struct topology *topology,
     }
 }
 
-size_t messages_bytes(const struct messages *messages) {
+size_t messages_bytes(const struct messages *messages, const struct wire_ops *wire_ops) {
     size_t sum = 0;
     for (int at = 0; at < messages->n_incoming; at++)
-        sum += messages->incoming[at].most_bytes;
+        sum += wire_ops->message_bytes(messages->incoming[at].most_bytes, true);
     for (int at = 0; at < messages->n_outgoing; at++)
-        sum += messages->outgoing[at].most_bytes;
+        sum += wire_ops->message_bytes(messages->outgoing[at].most_bytes, false);
     return sum;
 }
 

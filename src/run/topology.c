@@ -164,21 +164,21 @@ void topology_collect(const struct topology *topology, const void *mine, size_t 
     wait_named(&request, what, seconds);
 }
 
+void topology_share(const struct topology *topology, const void *mine, size_t n_bytes, void *all,
+                    const char *what, double seconds) {
+    topology_collect(topology, mine, n_bytes, all, what, seconds);
+    topology_broadcast(topology, all, (size_t)topology->n_ranks * n_bytes, what, seconds);
+}
+
 int topology_count_same(const struct topology *topology, const void *mine, size_t n_bytes,
                         const char *what, double seconds) {
-    size_t n_ranks = (size_t)topology->n_ranks;
-    unsigned char *all = check_alloc(n_ranks, n_bytes);
-    int *n_same = check_alloc(n_ranks, sizeof *n_same);
-    topology_collect(topology, mine, n_bytes, all, what, seconds);
-    for (size_t rank = 0; topology->leader && rank < n_ranks; rank++) {
-        for (size_t other = 0; other < n_ranks; other++)
-            n_same[rank] += memcmp(all + rank * n_bytes, all + other * n_bytes, n_bytes) == 0;
-    }
-    topology_broadcast(topology, n_same, n_ranks * sizeof *n_same, what, seconds);
-    int n = n_same[topology->rank];
+    unsigned char *all = check_alloc((size_t)topology->n_ranks, n_bytes);
+    int n_same = 0;
+    topology_share(topology, mine, n_bytes, all, what, seconds);
+    for (int rank = 0; rank < topology->n_ranks; rank++)
+        n_same += memcmp(all + (size_t)rank * n_bytes, mine, n_bytes) == 0;
     free(all);
-    free(n_same);
-    return n;
+    return n_same;
 }
 
 void topology_send_to_leader(const struct topology *topology, int from, void *data, size_t n_bytes,

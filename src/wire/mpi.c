@@ -21,9 +21,9 @@
 #include <time.h>
 
 #include "clock.h"
-#include "wire.h"
+#include "ports.h"
 
-enum { MAX_LANES = 16, PROGRESS_INTERVAL_NS = 10000 };
+enum { PROGRESS_INTERVAL_NS = 10000 };
 
 /* In front of every payload, which stays aligned as the buffer is. */
 struct envelope {
@@ -52,9 +52,8 @@ struct wire {
     int n_receives, n_sends;
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
     MPI_Request *receive_request, *send_request;
-    int n_ranks;
-    int *incoming_at, *outgoing_at; /* (MESSAGES, MAX_LANES, n_ranks) a slot's port, or -1 */
-    int *index;                     /* of completed receives, for MPI_Testsome */
+    struct ports incoming, outgoing;
+    int *index; /* of completed receives, for MPI_Testsome */
     MPI_Status *status;
     int *taken; /* (n_taken of n_receives) receives whose payload is being copied */
     int n_taken;
@@ -68,7 +67,7 @@ const char *message_name(enum message message) {
 }
 
 static int tag_of(enum message message, int slot, int lane) {
-    return ((int)message * 64 + slot) * MAX_LANES + lane;
+    return ((int)message * 64 + slot) * PORTS_MOST_LANES + lane;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ static bool pause_wait(struct deadline deadline, int round) {
 static void open_comm(struct wire *wire) {
     MPI_Request request;
     struct deadline deadline = clock_deadline(wire->options.deadline_s);
-    CHECK_MPI(MPI_Comm_idup(MPI_Comm_f2c(wire->options.comm), &wire->comm, &request));
+    CHECK_MPI(MPI_Comm_idup(MPI_Comm_f2c(wire->options.topology->comm), &wire->comm, &request));
     for (int round = 0, done = 0;; round++) {
         CHECK_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
         if (done) break;
@@ -109,7 +108,6 @@ static void open_comm(struct wire *wire) {
                        wire->options.deadline_s);
     }
     CHECK_MPI(MPI_Comm_set_errhandler(wire->comm, MPI_ERRORS_RETURN));
-    CHECK_MPI(MPI_Comm_size(wire->comm, &wire->n_ranks));
 }
 
 /* `port` says all but the buffer. */
@@ -117,28 +115,6 @@ static void open_port(const struct wire *wire, struct port *port) {
     REQUIRE(port->most_bytes <= WIRE_MOST_BYTES, "a message of %zu bytes", port->most_bytes);
     port->envelope = wire->options.device_ops->alloc_host(
         wire->options.device, sizeof *port->envelope + port->most_bytes);
-}
-
-/* Where a message's place in a table of ports is. */
-static int *place_of(const struct wire *wire, int *table, enum message message, int lane,
-                     int peer) {
-    REQUIRE(lane < MAX_LANES && peer < wire->n_ranks, "lane %d, rank %d", lane, peer);
-    return &table[((int)message * MAX_LANES + lane) * wire->n_ranks + peer];
-}
-
-static int *open_table(const struct wire *wire) {
-    size_t n = (size_t)MESSAGES * MAX_LANES * (size_t)wire->n_ranks;
-    int *table = check_alloc(n, sizeof *table);
-    for (size_t place = 0; place < n; place++)
-        table[place] = -1;
-    return table;
-}
-
-static int find_port(const struct wire *wire, int *table, int n_in_slot, struct address address,
-                     int peer) {
-    int at = *place_of(wire, table, address.message, address.lane, peer);
-    REQUIRE(at >= 0, "no port for %s with rank %d", message_name(address.message), peer);
-    return address.slot * n_in_slot + at;
 }
 
 static void open_receives(struct wire *wire) {
@@ -149,10 +125,10 @@ static void open_receives(struct wire *wire) {
     wire->index = check_alloc((size_t)wire->n_receives, sizeof *wire->index);
     wire->status = check_alloc((size_t)wire->n_receives, sizeof *wire->status);
     wire->taken = check_alloc((size_t)wire->n_receives, sizeof *wire->taken);
-    wire->incoming_at = open_table(wire);
+    ports_open(&wire->incoming, options->topology->n_ranks, options->n_incoming);
     for (int at = 0; at < options->n_incoming; at++) {
         const struct incoming *in = &options->incoming[at];
-        *place_of(wire, wire->incoming_at, in->message, in->lane, in->peer) = at;
+        ports_put(&wire->incoming, in->message, in->lane, in->peer, at);
         for (int slot = 0; slot < options->n_slots; slot++) {
             int port = slot * options->n_incoming + at;
             wire->receive[port] = (struct port){.most_bytes = in->most_bytes,
@@ -172,10 +148,10 @@ static void open_sends(struct wire *wire) {
     wire->n_sends = options->n_slots * options->n_outgoing;
     wire->send = check_alloc((size_t)wire->n_sends, sizeof *wire->send);
     wire->send_request = check_alloc((size_t)wire->n_sends, sizeof(MPI_Request));
-    wire->outgoing_at = open_table(wire);
+    ports_open(&wire->outgoing, options->topology->n_ranks, options->n_outgoing);
     for (int at = 0; at < options->n_outgoing; at++) {
         const struct outgoing *out = &options->outgoing[at];
-        *place_of(wire, wire->outgoing_at, out->message, out->lane, out->peer) = at;
+        ports_put(&wire->outgoing, out->message, out->lane, out->peer, at);
         for (int slot = 0; slot < options->n_slots; slot++) {
             int port = slot * options->n_outgoing + at;
             wire->send[port] = (struct port){.most_bytes = out->most_bytes,
@@ -188,6 +164,17 @@ static void open_sends(struct wire *wire) {
             wire->send_request[port] = MPI_REQUEST_NULL;
         }
     }
+}
+
+static bool mpi_available(const struct device_ops *device_ops, struct fault *fault) {
+    (void)device_ops;
+    (void)fault;
+    return true;
+}
+
+static size_t mpi_message_bytes(size_t most_bytes, bool comes) {
+    (void)comes;
+    return sizeof(struct envelope) + most_bytes;
 }
 
 static bool mpi_open(struct wire **opened, const struct wire_options *options,
@@ -223,8 +210,9 @@ static void drive(struct wire *wire) {
             envelope->lane != port->lane || envelope->use != port->n_uses)
             check_fail("rank %d: out of turn: expected %s number %u of slot %d from rank %d, got "
                        "message %d number %u of slot %d with %d bytes",
-                       wire->options.rank, message_name(port->message), port->n_uses, port->slot,
-                       port->peer, envelope->message, envelope->use, envelope->slot, n_bytes);
+                       wire->options.topology->rank, message_name(port->message), port->n_uses,
+                       port->slot, port->peer, envelope->message, envelope->use, envelope->slot,
+                       n_bytes);
         port->active = false;
         port->arrived = true;
         clock_arrived((int)port->message, port->slot, port->lane, port->peer, envelope->n_bytes);
@@ -323,8 +311,7 @@ static void send_blocks(struct wire *wire, struct address address, const struct 
                         int n_blocks) {
     settle(wire);
     for (int at = 0; at < n_blocks; at++)
-        end_send(wire, find_port(wire, wire->outgoing_at, wire->options.n_outgoing, address,
-                                 block[at].peer));
+        end_send(wire, ports_find(&wire->outgoing, address, block[at].peer));
 }
 
 static size_t mpi_scatter(struct wire *wire, struct address address, const struct value *value,
@@ -334,7 +321,7 @@ static size_t mpi_scatter(struct wire *wire, struct address address, const struc
     int n_sent = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
-        int which = find_port(wire, wire->outgoing_at, options->n_outgoing, address, block->peer);
+        int which = ports_find(&wire->outgoing, address, block->peer);
         if (wire->send[which].filled) { /* a second block to this peer */
             send_blocks(wire, address, fan->block + n_sent, at - n_sent);
             n_sent = at;
@@ -355,7 +342,7 @@ static size_t mpi_gather(struct wire *wire, struct address address, const struct
     size_t total = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
-        int which = find_port(wire, wire->incoming_at, options->n_incoming, address, block->peer);
+        int which = ports_find(&wire->incoming, address, block->peer);
         struct port *port = &wire->receive[which];
         if (!port->active && !port->arrived) settle(wire); /* taken, and not posted since */
         wait_arrival(wire, port, address);
@@ -364,8 +351,8 @@ static size_t mpi_gather(struct wire *wire, struct address address, const struct
             check_fail(
                 "rank %d: %s from rank %d: expected layer %d with %zu bytes, got layer %d with "
                 "%u bytes",
-                options->rank, message_name(address.message), block->peer, address.layer, n_bytes,
-                port->envelope->layer, port->envelope->n_bytes);
+                options->topology->rank, message_name(address.message), block->peer, address.layer,
+                n_bytes, port->envelope->layer, port->envelope->n_bytes);
         options->device_ops->write_rows(options->device, value, part_of(block), port->envelope + 1,
                                         port->element);
         port->n_uses += 1;
@@ -399,8 +386,8 @@ static void mpi_close(struct wire *wire) {
     free(wire->send);
     free(wire->receive_request);
     free(wire->send_request);
-    free(wire->incoming_at);
-    free(wire->outgoing_at);
+    ports_close(&wire->incoming);
+    ports_close(&wire->outgoing);
     free(wire->index);
     free(wire->status);
     free(wire->taken);
@@ -411,7 +398,8 @@ static void mpi_close(struct wire *wire) {
 const struct wire_ops wire_mpi = {
     .name = "mpi",
     .total_order = false,
-    .capturable = false,
+    .available = mpi_available,
+    .message_bytes = mpi_message_bytes,
     .open = mpi_open,
     .scatter = mpi_scatter,
     .gather = mpi_gather,
@@ -432,7 +420,7 @@ struct control *control_open(const struct wire_options *options, int n_ranks, si
     struct wire_options own = *options;
     struct incoming in = {.message = MESSAGE_STEP, .most_bytes = most_bytes};
     struct outgoing *out = check_alloc((size_t)n_ranks, sizeof *out);
-    bool leader = options->rank == 0;
+    bool leader = options->topology->rank == 0;
     control->n_peers = leader ? n_ranks - 1 : 0;
     for (int peer = 0; peer < control->n_peers; peer++)
         out[peer] =

@@ -8,7 +8,7 @@ make_requests 6 20 >in.jsonl
 late=("$MPIRUN" -n 3 "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl)
 
 expect 0 '' "${late[@]}" -o mixed.jsonl --attention-device cuda
-says 'wire: mpi (the only one built; staged through pinned memory by ranks on GPUs)' \
+says 'wire: mpi (values of GPUs pass through pinned memory; driven while computing)' \
     'over 2 ranks of the device, less a tenth'
 said_once 'devices: ranks 1 and 2 share late 0 and its memory'
 check "all are answered" has_each_once mixed.jsonl 6
@@ -24,7 +24,12 @@ check "and of the host" grep -q 'a rank when all run on this host (.*enough' std
 expect 0 'over 1 rank of the device' "$MPIRUN" -n 2 "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl -o two.jsonl --attention-device cuda
 check "57.6 MiB" grep -q '57.6 MiB each (free on the device' stderr
 
-# Beside other ranks auto is the CPU, and the bits are a CPU's.
+# A wire between GPUs wants a GPU for each rank.
+expect 2 '--wire device joins GPUs, and a rank computes on its CPU' "${late[@]}" -o no.jsonl --attention-device cuda --wire device
+expect 2 '--wire nccl: two ranks share a GPU: start as many ranks on a host as it has GPUs' "${late[@]}" -o no.jsonl --model-device cuda --attention-device cuda --wire nccl
+check "nothing was written" [ ! -e no.jsonl ]
+
+# Where ranks outnumber GPUs auto is the CPU, and the bits are a CPU's.
 expect 0 'values are in host memory' "${late[@]}" -o auto.jsonl
 expect 0 '' "${one[@]}" -i in.jsonl -o one.jsonl
 check "auto is the CPU" same_answers auto.jsonl one.jsonl

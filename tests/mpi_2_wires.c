@@ -1,0 +1,363 @@
+/* mpi_2_wires.c - every wire between two ranks: the same bytes, no message of an earlier round, and
+ * a peer that stays away is named.
+ *
+ *   mpi_2_wires [ROUNDS]    (with one rank messages go to itself, by device alone)
+ *
+ * On the device that LAMINA_TEST_DEVICE names (cpu; cuda is for label gpu), by every wire that it
+ * has: mpi always, device between GPUs and on a shared one, nccl where each rank has a GPU of its
+ * own. Blocks of made-up bytes, from 2 bytes to megabytes, with strides and odd places, go to and
+ * fro; what is expected follows from the round and the place. Then numbers go round ROUNDS times
+ * without the host looking, and grow by 1 at the other end: each must have grown by exactly that.
+ * At last rank 1 sends nothing. MPI_Abort is ours then, and looks at what was said.
+ */
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "rig.h"
+
+enum { N_SLOTS = 2, N_LANES = 2, MOST_BYTES = 5 << 20, OFFSET = 96, MOST_BLOCKS = 4 };
+
+static int rank, peer, n_bad; /* the peer is the other rank, or where there is none, this one */
+static struct topology topology;
+static const struct device_ops *ops;
+static struct device *device;
+static const struct wire_ops *wire_ops;
+static struct wire *wire;
+
+static void progress(void *argument) {
+    (void)argument;
+    if (wire) wire_ops->progress(wire);
+}
+
+static void open_device(void) {
+    const char *name = getenv("LAMINA_TEST_DEVICE");
+    struct device_options options = {.n_threads = 1, .index = rank, .progress = progress};
+    struct fault fault = {0};
+    ops = name && strcmp(name, device_cuda.name) == 0 ? &device_cuda : &device_cpu;
+    if (!ops->open(&device, &options, &fault)) check_fail("%s", fault.text);
+}
+
+static bool is_alone(void) {
+    return topology.n_ranks == 1;
+}
+
+/* Q and KV go from rank 0 to rank 1, OUT back; alone, all from rank 0 to itself. */
+static bool comes_here(enum message message) {
+    return is_alone() || (message == MESSAGE_OUT) == (rank == 0);
+}
+
+static bool goes_from_here(enum message message) {
+    return is_alone() || !comes_here(message);
+}
+
+static enum element element_of(enum message message) {
+    return message == MESSAGE_KV ? ELEMENT_BF16 : ELEMENT_F32;
+}
+
+static void open_wire(double deadline_s) {
+    struct incoming in[MESSAGES * N_LANES];
+    struct outgoing out[MESSAGES * N_LANES];
+    struct fault fault = {0};
+    int n_to = 0, n_back = 0;
+    for (int lane = 0; lane < N_LANES; lane++) {
+        for (int message = MESSAGE_Q; message <= MESSAGE_OUT; message++) {
+            if (comes_here((enum message)message))
+                in[n_to++] = (struct incoming){(enum message)message, lane, peer, MOST_BYTES,
+                                               element_of((enum message)message)};
+            if (goes_from_here((enum message)message))
+                out[n_back++] = (struct outgoing){(enum message)message, lane, peer, MOST_BYTES,
+                                                  element_of((enum message)message)};
+        }
+    }
+    struct wire_options options = {.topology = &topology,
+                                   .n_slots = N_SLOTS,
+                                   .deadline_s = deadline_s,
+                                   .progress = true,
+                                   .device_ops = ops,
+                                   .device = device,
+                                   .n_incoming = n_to,
+                                   .n_outgoing = n_back,
+                                   .incoming = in,
+                                   .outgoing = out};
+    struct wire *opened = NULL;
+    if (!wire_ops->open(&opened, &options, &fault)) check_fail("%s", fault.text);
+    wire = opened;
+}
+
+static void close_wire(void) {
+    struct wire *closing = wire;
+    wire_ops->drain(wire);
+    wire = NULL;
+    wire_ops->close(closing);
+}
+
+/* ---- bytes --------------------------------------------------------------------------------------
+ */
+
+/* Blocks of one call, and the values that they lie in. */
+static const struct pattern {
+    int rows, stride, n_blocks;
+    struct rectangle block[MOST_BLOCKS];
+} patterns[] = {
+    {1, 1, 1, {{0, 1, 0, 1}}},
+    {3, 8, 1, {{0, 3, 0, 8}}},
+    {12, 56, 3, {{0, 5, 0, 24}, {5, 7, 24, 16}, {5, 3, 1, 9}}},
+    {128, 4096, 1, {{0, 64, 0, 4096}}},                /* all flagged, whole words */
+    {40, 333, 2, {{1, 17, 3, 301}, {20, 20, 0, 333}}}, /* odd words */
+    {128, 4104, 4, {{0, 32, 0, 4096}, {32, 32, 8, 4096}, {64, 31, 0, 4104}, {96, 1, 0, 8}}},
+    {301, 4099, 1, {{0, 301, 1, 4095}}}, /* bulk, odd words */
+    {256, 4096, 1, {{0, 256, 0, 4096}}}, /* bulk */
+};
+enum { N_PATTERNS = sizeof patterns / sizeof patterns[0], N_ROUNDS = 6, SKIP_EVERY = 3 };
+
+/* The element at a place of a round, of 4 bytes: no number twice in a row. */
+static uint32_t made_up(enum message message, int round, size_t place) {
+    uint64_t z = ((uint64_t)round * MESSAGES + (uint64_t)message) * 0x9e3779b97f4a7c15u +
+                 (place + 1) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 30) * 0x94d049bb133111ebu;
+    return (uint32_t)(z >> 32);
+}
+
+/* One call of a round: the value, and which of its blocks go. */
+struct lot {
+    enum message message;
+    int round;
+    const struct pattern *pattern;
+    size_t size; /* bytes of an element */
+    size_t n;    /* elements */
+    struct value value;
+    struct fan fan;
+    struct block block[MOST_BLOCKS];
+    unsigned char *bytes; /* (n, size) */
+};
+
+/* Rows shrink from round to round, so that something of an earlier message lies behind each. */
+static void lot_open(struct lot *lot, enum message message, int round,
+                     const struct pattern *pattern) {
+    *lot = (struct lot){.message = message, .round = round, .pattern = pattern};
+    lot->size = element_bytes(element_of(message));
+    lot->n = (size_t)pattern->rows * (size_t)pattern->stride;
+    lot->value = (struct value){.buffer = ops->alloc(device, OFFSET + lot->n * lot->size),
+                                .offset = OFFSET,
+                                .columns = pattern->stride,
+                                .stride = pattern->stride,
+                                .element = element_of(message)};
+    lot->bytes = check_alloc(lot->n, lot->size);
+    for (int at = 0; at < pattern->n_blocks; at++) {
+        struct rectangle r = pattern->block[at];
+        int n_rows = r.n_rows - r.n_rows * (round % SKIP_EVERY) / SKIP_EVERY;
+        lot->block[at] = (struct block){peer, r.row, n_rows, r.column, r.n_columns};
+    }
+    lot->fan = (struct fan){pattern->n_blocks, lot->block};
+}
+
+static void lot_close(struct lot *lot) {
+    ops->release(device, lot->value.buffer);
+    free(lot->bytes);
+}
+
+static void lot_send(struct lot *lot, struct address address) {
+    for (size_t at = 0; at < lot->n; at++) {
+        uint32_t number = made_up(lot->message, lot->round, at);
+        memcpy(lot->bytes + at * lot->size, &number, lot->size);
+    }
+    ops->upload(device, lot->value.buffer, OFFSET, lot->bytes, lot->n * lot->size);
+    ops->seal(device, &lot->value);
+    wire_ops->scatter(wire, address, &lot->value, &lot->fan);
+}
+
+static bool is_in_block(const struct lot *lot, size_t at) {
+    int row = (int)(at / (size_t)lot->pattern->stride),
+        column = (int)(at % (size_t)lot->pattern->stride);
+    for (int b = 0; b < lot->fan.n_blocks; b++) {
+        const struct block *block = &lot->block[b];
+        if (row >= block->row && row < block->row + block->n_rows && column >= block->column &&
+            column < block->column + block->n_columns)
+            return true;
+    }
+    return false;
+}
+
+/* What came stands in its blocks, and what was there before everywhere else. */
+static void lot_take(struct lot *lot, struct address address) {
+    int64_t wrong = 0;
+    memset(lot->bytes, 0xa5, lot->n * lot->size);
+    ops->upload(device, lot->value.buffer, OFFSET, lot->bytes, lot->n * lot->size);
+    wire_ops->gather(wire, address, &lot->value, &lot->fan);
+    ops->download(device, lot->bytes, lot->value.buffer, OFFSET, lot->n * lot->size);
+    for (size_t at = 0; at < lot->n; at++) {
+        uint32_t number =
+            is_in_block(lot, at) ? made_up(lot->message, lot->round, at) : 0xa5a5a5a5u;
+        wrong += memcmp(lot->bytes + at * lot->size, &number, lot->size) != 0;
+    }
+    if (wrong == 0) return;
+    n_bad += 1;
+    printf("FAILED rank %d: %s, %s of round %d, pattern %d: %lld of %zu elements wrong\n", rank,
+           wire_ops->name, message_name(lot->message), lot->round, (int)(lot->pattern - patterns),
+           (long long)wrong, lot->n);
+}
+
+static void exchange(enum message message, int round, const struct pattern *pattern) {
+    struct address address = {message, round % N_SLOTS, round, round / N_SLOTS % N_LANES};
+    struct lot sent, taken;
+    lot_open(&sent, message, round, pattern);
+    lot_open(&taken, message, round, pattern);
+    if (goes_from_here(message)) lot_send(&sent, address);
+    if (comes_here(message)) lot_take(&taken, address);
+    ops->lap(device);
+    lot_close(&sent);
+    lot_close(&taken);
+}
+
+static void check_bytes(void) {
+    for (int at = 0; at < N_PATTERNS; at++) {
+        for (int round = 0; round < N_ROUNDS * N_SLOTS; round++) {
+            exchange(MESSAGE_Q, round, &patterns[at]);
+            exchange(MESSAGE_KV, round, &patterns[at]);
+            exchange(MESSAGE_OUT, round, &patterns[at]);
+        }
+    }
+}
+
+/* ---- rounds -------------------------------------------------------------------------------------
+ */
+
+static const int counted[] = {4, 1000, 24000};
+enum { N_COUNTED = sizeof counted / sizeof counted[0], MOST_COUNTED = 24000 };
+
+static struct value floats(int n, float first, float step) {
+    struct value value = {.buffer = ops->alloc(device, (size_t)n * sizeof(float)),
+                          .columns = n,
+                          .stride = n,
+                          .element = ELEMENT_F32};
+    float *number = check_alloc((size_t)n, sizeof *number);
+    for (int at = 0; at < n; at++)
+        number[at] = first + step * (float)at;
+    ops->upload(device, value.buffer, 0, number, (size_t)n * sizeof *number);
+    free(number);
+    return value;
+}
+
+/* `n` numbers go to rank 1 and come back larger by 1, `n_rounds` times. */
+static void check_rounds(int n, int n_rounds) {
+    struct value ones = floats(n, 1, 0), there = floats(n, 0, 0), sum = floats(n, 0, 0);
+    struct value back = floats(n, 0, 1);
+    struct block block = {peer, 0, 1, 0, n};
+    struct fan fan = {1, &block};
+    for (int round = 0; round < n_rounds; round++) {
+        struct address q = {MESSAGE_Q, round % N_SLOTS, round, 0};
+        struct address out = {MESSAGE_OUT, round % N_SLOTS, round, 0};
+        if (rank == 0) wire_ops->scatter(wire, q, &back, &fan);
+        if (comes_here(MESSAGE_Q)) {
+            wire_ops->gather(wire, q, &there, &fan);
+            ops->add(device, 1, sum, there, ones);
+            ops->seal(device, &sum);
+            wire_ops->scatter(wire, out, &sum, &fan);
+        }
+        if (rank == 0) wire_ops->gather(wire, out, &back, &fan);
+    }
+    ops->lap(device);
+    float *number = check_alloc((size_t)n, sizeof *number);
+    ops->download(device, number, back.buffer, 0, (size_t)n * sizeof *number);
+    for (int at = 0; rank == 0 && at < n; at++) {
+        if (number[at] == (float)at + (float)n_rounds) continue;
+        n_bad += 1;
+        printf("FAILED %s: number %d of %d is %g after %d rounds\n", wire_ops->name, at, n,
+               (double)number[at] - at, n_rounds);
+        break;
+    }
+    free(number);
+    ops->release(device, ones.buffer);
+    ops->release(device, there.buffer);
+    ops->release(device, sum.buffer);
+    ops->release(device, back.buffer);
+}
+
+/* ---- a peer that stays away ---------------------------------------------------------------------
+ */
+
+static int said[2], voice;
+static bool expects_end;
+
+int MPI_Abort(MPI_Comm of, int code) {
+    char text[512] = "";
+    (void)of;
+    if (!expects_end) _exit(code);
+    dup2(voice, STDERR_FILENO);
+    close(said[1]);
+    if (read(said[0], text, sizeof text - 1) < 0) text[0] = 0;
+    bool good = strstr(text, "waited 1 s for OUT of layer 7, slot 1 ") &&
+                strstr(text, is_alone() ? "rank 0" : "rank 1");
+    if (!good) printf("FAILED %s: rank 0 said: %s\n", wire_ops->name, text);
+    if (!is_alone()) CHECK_MPI(MPI_Send(NULL, 0, MPI_BYTE, 1, 1, MPI_COMM_WORLD));
+    int code_all = rig_end(n_bad == 0 && good);
+    _exit(code_all); /* what still runs on the device is nobody's any more */
+}
+
+static void miss_peer(void) {
+    open_wire(1);
+    if (rank == 1) {
+        CHECK_MPI(MPI_Recv(NULL, 0, MPI_BYTE, 0, 1, MPI_COMM_WORLD, MPI_STATUS_IGNORE));
+        return;
+    }
+    struct value value = floats(MOST_COUNTED, 0, 1);
+    struct block block = {peer, 0, 1, 0, MOST_COUNTED};
+    struct fan fan = {1, &block};
+    voice = dup(STDERR_FILENO);
+    REQUIRE(voice >= 0 && pipe(said) == 0, "no pipe");
+    expects_end = true;
+    dup2(said[1], STDERR_FILENO);
+    wire_ops->gather(wire, (struct address){MESSAGE_OUT, 1, 7, 0}, &value, &fan);
+    ops->settle(device);
+    wire_ops->drain(wire);
+    dup2(voice, STDERR_FILENO);
+    REQUIRE(false, "nobody gave up");
+}
+
+/* ---- all ----------------------------------------------------------------------------------------
+ */
+
+static bool has_own_gpu(void) {
+    char id[DEVICE_ID_BYTES] = "";
+    struct device_options options = {.n_threads = 1, .index = rank};
+    ops->identify(&options, id);
+    return id[0] && topology_count_same(&topology, id, sizeof id, "comparison of devices", 60) == 1;
+}
+
+int main(int argc, char **argv) {
+    rank = rig_begin(&argc, &argv);
+    int n_rounds = argc > 1 ? atoi(argv[1]) : 300;
+    int n_ranks;
+    CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
+    topology = (struct topology){.rank = rank,
+                                 .n_ranks = n_ranks,
+                                 .leader = rank == 0,
+                                 .role = rank ? ROLE_ATTENTION : ROLE_MODEL,
+                                 .comm = rig_comm(0, n_ranks)};
+    peer = is_alone() ? 0 : 1 - rank;
+    open_device();
+    bool own = has_own_gpu();
+    const struct wire_ops *const wires[] = {&wire_mpi, &wire_nccl, &wire_device};
+    for (int at = 0; at < 3; at++) {
+        struct fault fault = {0};
+        wires[at]->available(ops, &fault);
+        if (is_alone() && wires[at] != &wire_device) fault_user(&fault, "no messages to oneself");
+        if (wires[at] == &wire_nccl && !own) fault_user(&fault, "the ranks share a GPU");
+        if (fault.kind != FAULT_NONE) {
+            if (rank == 0) printf("left out: %s: %s\n", wires[at]->name, fault.text);
+            continue;
+        }
+        wire_ops = wires[at];
+        open_wire(60);
+        check_bytes();
+        for (int size = 0; size < N_COUNTED; size++)
+            check_rounds(counted[size], n_rounds);
+        close_wire();
+        if (rank == 0) printf("%s: %d patterns, %d rounds\n", wire_ops->name, N_PATTERNS, n_rounds);
+    }
+    if (wire_ops) miss_peer(); /* on the last of them */
+    return rig_end(n_bad == 0 && wire_ops);
+}
