@@ -9,8 +9,11 @@
 #include <nccl_device.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cuda_wire.h"
+
+static const double REGISTER_S = 20;
 
 struct window {
     struct wire_options options;
@@ -40,6 +43,20 @@ static void ask_addresses(struct window *window, struct device *device) {
     CHECK_CUDA(cudaFree(of));
 }
 
+/* NCCL 2.28 may call a window registered while a thread of its own still does it, and where it has no
+ * symmetric memory says that all went well: so the window itself is waited for, and not for long. */
+static void register_own(struct window *window, size_t n_bytes) {
+    struct deadline deadline = clock_deadline(REGISTER_S);
+    ncclWindow_t volatile *registered = &window->registered;
+    ncclResult_t result = ncclCommWindowRegister(window->comm, window->own, n_bytes,
+                                                 &window->registered, NCCL_WIN_DEFAULT);
+    nccl_finish(window->comm, result, &window->options, "registering a window");
+    while (!*registered && !clock_expired(deadline)) {
+        struct timespec pause = {0, 100000};
+        nanosleep(&pause, NULL);
+    }
+}
+
 static bool open_nccl(struct window *window, struct device *device, size_t n_bytes,
                       struct fault *fault) {
     const struct wire_options *options = &window->options;
@@ -49,9 +66,7 @@ static bool open_nccl(struct window *window, struct device *device, size_t n_byt
                 "memory for messages");
     CHECK_CUDA(cudaMemsetAsync(window->own, 0, n_bytes, device->stream));
     CHECK_CUDA(cudaStreamSynchronize(device->stream));
-    ncclResult_t result = ncclCommWindowRegister(window->comm, window->own, n_bytes,
-                                                 &window->registered, NCCL_WIN_DEFAULT);
-    nccl_finish(window->comm, result, options, "registering a window");
+    register_own(window, n_bytes);
     if (!window->registered)
         return fault_world(fault, "--wire device: NCCL has no symmetric memory here (it needs peer access "
                                   "between all GPUs and the driver's virtual memory): try --wire nccl");

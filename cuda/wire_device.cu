@@ -565,6 +565,9 @@ static size_t carry(struct wire *wire, const struct direction *direction, struct
         const struct block *block = &fan->block[at];
         int which = ports_find(direction->ports, address, block->peer);
         struct piece piece = piece_of(wire, direction, value, block, &direction->port[which]);
+        if (direction->comes)
+            clock_arrived((int)address.message, address.slot, address.lane, block->peer,
+                          piece.n_bytes);
         if (piece.n_bytes == 0) continue;
         whole = whole && is_whole(&piece);
         piece.first_block = n_blocks;

@@ -265,6 +265,8 @@ static size_t gather(struct wire *wire, struct address address, const struct val
         struct port *port = port_of(&wire->incoming, wire->receive, address, &fan->block[at]);
         cuda_write_rows(device, value, part_of(&fan->block[at]), place_of(port, &fan->block[at]),
                         port->element);
+        clock_arrived((int)address.message, address.slot, address.lane, port->peer,
+                      (int64_t)block_bytes(port, &fan->block[at]));
         CHECK_CUDA(cudaEventRecord(port->ready, device->stream));
     }
     return total;

@@ -104,7 +104,8 @@ void clock_place(int slot, int step, int slice, int n_rows);
 int64_t clock_span(enum span_kind kind, int label, int64_t n_bytes, int64_t begin_ns);
 int64_t clock_message(enum span_kind kind, int lane, int peer, int64_t n_bytes, int64_t begin_ns);
 
-/* The last byte of a message (enum message) of `slot` has come. */
+/* The last byte of a message (enum message) of `slot` has come; from a wire that the host does not
+ * drive: it has been asked for. */
 void clock_arrived(int message, int slot, int lane, int peer, int64_t n_bytes);
 
 /* Hand on a step that ends now. */
