@@ -50,6 +50,12 @@ struct expired {
     int32_t message, slot, layer, lane, peer;
 };
 
+/* What kernels of this rank tell each other and, behind a drain, the host. */
+struct notes {
+    int32_t n_expired;
+    unsigned long long waited_ns[MESSAGES]; /* from begin to end of a gather's last block */
+};
+
 /* One message and peer of a slot. */
 struct port {
     int peer;
@@ -69,7 +75,7 @@ struct wire {
     struct ports incoming, outgoing;
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
     struct expired *expired;     /* pinned */
-    int32_t *n_expired;          /* (1) on the device */
+    struct notes *notes;         /* on the device */
 };
 
 /* ---- kernels ------------------------------------------------------------------------------------
@@ -93,7 +99,7 @@ struct call {
     struct piece piece[MOST_PIECES];
     int32_t message, slot, layer, lane;
     int64_t deadline_ns;
-    int32_t *n_expired; /* on the device */
+    struct notes *notes;
     struct expired *expired;
 };
 
@@ -172,9 +178,9 @@ __device__ bool go_on(const struct call &call, const struct piece &piece, unsign
     if (n_polls % POLLS != 0) return true;
     int64_t now = device_now_ns();
     if (*begin_ns == 0) *begin_ns = now;
-    if (*(volatile int32_t *)call.n_expired) return false;
+    if (*(volatile int32_t *)&call.notes->n_expired) return false;
     if (now - *begin_ns < call.deadline_ns) return true;
-    if (atomicAdd(call.n_expired, 1) == 0) {
+    if (atomicAdd(&call.notes->n_expired, 1) == 0) {
         volatile struct expired *expired = call.expired;
         expired->message = call.message;
         expired->slot = call.slot;
@@ -303,11 +309,16 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
     struct share share = find_share(call);
     const struct piece &piece = call.piece[share.piece];
     follow_on();
+    bool is_clock = blockIdx.x == gridDim.x - 1 && threadIdx.x == 0;
+    int64_t begin_ns = is_clock ? device_now_ns() : 0;
     if (piece.flagged) {
         take_flagged<WHOLE ? CELL_BYTES : 2>(call, piece, share);
     } else {
         take_bulk<WHOLE ? 16 : 2>(call, piece, share);
     }
+    if (is_clock)
+        atomicAdd(&call.notes->waited_ns[call.message],
+                  (unsigned long long)(device_now_ns() - begin_ns));
 }
 
 /* ---- opening ------------------------------------------------------------------------------------
@@ -437,8 +448,8 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
     free(all);
     CHECK_CUDA(cudaMallocHost((void **)&wire->expired, sizeof *wire->expired));
     memset(wire->expired, 0, sizeof *wire->expired);
-    CHECK_CUDA(cudaMalloc((void **)&wire->n_expired, sizeof *wire->n_expired));
-    CHECK_CUDA(cudaMemset(wire->n_expired, 0, sizeof *wire->n_expired));
+    CHECK_CUDA(cudaMalloc((void **)&wire->notes, sizeof *wire->notes));
+    CHECK_CUDA(cudaMemset(wire->notes, 0, sizeof *wire->notes));
     wire->options.incoming = NULL;
     wire->options.outgoing = NULL;
     return window_open(&wire->window, options->device, options,
@@ -559,7 +570,7 @@ static size_t carry(struct wire *wire, const struct direction *direction, struct
     call.layer = address.layer;
     call.lane = address.lane;
     call.deadline_ns = (int64_t)(wire->options.deadline_s * 1e9);
-    call.n_expired = wire->n_expired;
+    call.notes = wire->notes;
     call.expired = wire->expired;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
@@ -599,11 +610,19 @@ static void drain(struct wire *wire) {
     progress(wire);
 }
 
+static double waited(struct wire *wire, enum message message) {
+    unsigned long long waited_ns;
+    CHECK_CUDA(cudaMemcpyAsync(&waited_ns, &wire->notes->waited_ns[message], sizeof waited_ns,
+                               cudaMemcpyDeviceToHost, wire->options.device->stream));
+    CHECK_CUDA(cudaStreamSynchronize(wire->options.device->stream));
+    return (double)waited_ns * 1e-9;
+}
+
 static void close(struct wire *wire) {
     if (!wire) return;
     CHECK_CUDA(cudaStreamSynchronize(wire->options.device->stream));
     window_close(wire->window);
-    CHECK_CUDA(cudaFree(wire->n_expired));
+    CHECK_CUDA(cudaFree(wire->notes));
     CHECK_CUDA(cudaFreeHost(wire->expired));
     ports_close(&wire->incoming);
     ports_close(&wire->outgoing);
@@ -622,6 +641,7 @@ static struct wire_ops make_ops(void) {
     ops.gather = gather;
     ops.progress = progress;
     ops.drain = drain;
+    ops.waited = waited;
     ops.close = close;
     return ops;
 }

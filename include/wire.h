@@ -105,6 +105,9 @@ struct wire_ops {
     void (*progress)(void *wire);
     /* Wait until everything sent has left. */
     void (*drain)(struct wire *wire);
+    /* Seconds since opening in which compute of this rank stood still for messages of a kind, as
+     * far as what was drained says; less than 0 where the wire cannot tell. */
+    double (*waited)(struct wire *wire, enum message message);
     void (*close)(struct wire *wire);
 };
 

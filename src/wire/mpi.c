@@ -58,6 +58,7 @@ struct wire {
     int *taken; /* (n_taken of n_receives) receives whose payload is being copied */
     int n_taken;
     int64_t last_progress_ns;
+    int64_t waited_ns[MESSAGES];
 };
 
 const char *message_name(enum message message) {
@@ -230,15 +231,17 @@ static void mpi_progress(void *argument) {
 
 static void wait_arrival(struct wire *wire, struct port *port, struct address address) {
     struct deadline deadline = clock_deadline(wire->options.deadline_s);
+    int64_t begin = clock_now_ns();
     for (int round = 0; !port->arrived; round++) {
         drive(wire);
-        if (port->arrived) return;
+        if (port->arrived) break;
         if (!pause_wait(deadline, round))
             check_fail("waited %g s for %s of layer %d, slot %d from rank %d: is that rank alive? "
                        "(--deadline)",
                        wire->options.deadline_s, message_name(address.message), address.layer,
                        address.slot, port->peer);
     }
+    wire->waited_ns[address.message] += clock_now_ns() - begin;
 }
 
 /* A send buffer may be used again when its message has left; the reply normally proved that
@@ -369,6 +372,10 @@ static void mpi_drain(struct wire *wire) {
         wait_sent(wire, at);
 }
 
+static double mpi_waited(struct wire *wire, enum message message) {
+    return (double)wire->waited_ns[message] * 1e-9;
+}
+
 static void mpi_close(struct wire *wire) {
     if (!wire) return;
     const struct wire_options *options = &wire->options;
@@ -405,6 +412,7 @@ const struct wire_ops wire_mpi = {
     .gather = mpi_gather,
     .progress = mpi_progress,
     .drain = mpi_drain,
+    .waited = mpi_waited,
     .close = mpi_close,
 };
 
