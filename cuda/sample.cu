@@ -14,7 +14,8 @@
 #include "cuda_device.h"
 
 enum { THREADS = 1024, SCORES = 1 + SAMPLING_MAX_LOGPROBS, RING = 4 };
-/* Bias entries and stop ids of a step, a row on average: requests may have more or fewer. */
+/* Bias entries and stop ids of a step, a row on average, that there is room for from the start. A
+ * request may bias its whole vocabulary; the pool grows when a step has more. */
 enum { POOL_A_ROW = 320 };
 
 /* struct sample_wish with its struct sampling, as the kernel reads it. */
@@ -33,11 +34,12 @@ struct pool_entry {
 /* The wishes of one slot's step. */
 struct wishes {
     struct cuda_wish *wish;  /* (max_picked) device */
-    struct pool_entry *pool; /* (max_picked, POOL_A_ROW) device */
+    struct pool_entry *pool; /* (most_pooled) device */
     struct cuda_wish *pinned_wish[RING];
     struct pool_entry *pinned_pool[RING];
     cudaEvent_t copied[RING];
     int next;
+    size_t most_pooled;
     bool scored; /* the step's, on the host */
 };
 
@@ -61,13 +63,25 @@ struct sampler {
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
+static void open_pool(struct wishes *wishes, size_t most) {
+    wishes->most_pooled = most;
+    CHECK_CUDA(cudaMalloc((void **)&wishes->pool, most * sizeof *wishes->pool));
+    for (int at = 0; at < RING; at++)
+        CHECK_CUDA(
+            cudaMallocHost((void **)&wishes->pinned_pool[at], most * sizeof *wishes->pool));
+}
+
+static void close_pool(struct wishes *wishes) {
+    CHECK_CUDA(cudaFree(wishes->pool));
+    for (int at = 0; at < RING; at++)
+        CHECK_CUDA(cudaFreeHost(wishes->pinned_pool[at]));
+}
+
 static void open_wishes(struct wishes *wishes, size_t n) {
     CHECK_CUDA(cudaMalloc((void **)&wishes->wish, n * sizeof *wishes->wish));
-    CHECK_CUDA(cudaMalloc((void **)&wishes->pool, n * POOL_A_ROW * sizeof *wishes->pool));
+    open_pool(wishes, n * POOL_A_ROW);
     for (int at = 0; at < RING; at++) {
         CHECK_CUDA(cudaMallocHost((void **)&wishes->pinned_wish[at], n * sizeof *wishes->wish));
-        CHECK_CUDA(cudaMallocHost((void **)&wishes->pinned_pool[at],
-                                  n * POOL_A_ROW * sizeof *wishes->pool));
         CHECK_CUDA(cudaEventCreateWithFlags(&wishes->copied[at], cudaEventDisableTiming));
     }
 }
@@ -115,10 +129,9 @@ void sample_close(struct device *device) {
     for (int slot = 0; slot < device->limits.n_slots; slot++) {
         struct wishes *wishes = &sampler->wishes[slot];
         CHECK_CUDA(cudaFree(wishes->wish));
-        CHECK_CUDA(cudaFree(wishes->pool));
+        close_pool(wishes);
         for (int at = 0; at < RING; at++) {
             CHECK_CUDA(cudaFreeHost(wishes->pinned_wish[at]));
-            CHECK_CUDA(cudaFreeHost(wishes->pinned_pool[at]));
             CHECK_CUDA(cudaEventDestroy(wishes->copied[at]));
         }
     }
@@ -157,11 +170,28 @@ int32_t *sample_history(const struct device *device) {
 /* ---- a step begins ----------------------------------------------------------------------------
  */
 
+/* Stop ids that are not to be chosen yet. */
+static int count_masked(const struct sample_wish *wish) {
+    bool masks = wish->position - wish->n_prompt < wish->sampling->min_tokens;
+    return masks ? wish->sampling->n_stop_ids : 0;
+}
+
+/* Room for what this step pools. Recorded runs know where the pool was. */
+static void grow_pool(struct device *device, struct wishes *wishes, const struct rows *rows) {
+    size_t n = 0;
+    for (int row = 0; row < rows->n_picked; row++)
+        n += (size_t)(rows->wish[row].sampling->n_bias + count_masked(&rows->wish[row]));
+    if (n <= wishes->most_pooled) return;
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    replay_forget(device);
+    close_pool(wishes);
+    open_pool(wishes, 2 * n);
+}
+
 static int write_wish(struct cuda_wish *to, const struct sample_wish *wish, struct pool_entry *pool,
-                      int n_pooled, int most) {
+                      int n_pooled) {
     const struct sampling *sampling = wish->sampling;
-    bool masks = wish->position - wish->n_prompt < sampling->min_tokens;
-    int n_masked = masks ? sampling->n_stop_ids : 0;
+    int n_masked = count_masked(wish);
     struct cuda_wish made = {};
     made.temperature = sampling->temperature;
     made.top_p = sampling->top_p;
@@ -179,8 +209,6 @@ static int write_wish(struct cuda_wish *to, const struct sample_wish *wish, stru
     made.key[1] = (uint32_t)(sampling->seed >> 32);
     made.prompt_index = sampling->prompt_index;
     made.choice_index = sampling->choice_index;
-    REQUIRE(n_pooled + sampling->n_bias + n_masked <= most,
-            "logit_bias and stop ids of one step exceed %d", most);
     made.first_bias = n_pooled;
     made.n_bias = sampling->n_bias;
     for (int at = 0; at < sampling->n_bias; at++)
@@ -203,14 +231,15 @@ static struct cuda_wish nothing_wished(void) {
 void sample_begin(struct device *device, const struct rows *rows) {
     struct wishes *wishes = &device->sampler->wishes[rows->slot];
     if (rows->n_picked == 0 || !rows->wish) return;
-    int at = wishes->next++ % RING, n_pooled = 0, most = device->limits.max_picked * POOL_A_ROW;
+    grow_pool(device, wishes, rows);
+    int at = wishes->next++ % RING, n_pooled = 0;
     CHECK_CUDA(cudaEventSynchronize(wishes->copied[at]));
     struct cuda_wish *wish = wishes->pinned_wish[at];
     struct pool_entry *pool = wishes->pinned_pool[at];
     int n_padded = device->rows[rows->slot].n_padded, n = rows->n_picked;
     wishes->scored = false;
     for (int row = 0; row < n; row++) {
-        n_pooled = write_wish(&wish[row], &rows->wish[row], pool, n_pooled, most);
+        n_pooled = write_wish(&wish[row], &rows->wish[row], pool, n_pooled);
         wishes->scored |= wish[row].n_logprobs >= 0;
     }
     for (; n < n_padded; n++)

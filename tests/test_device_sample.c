@@ -312,6 +312,28 @@ static void penalties_by_hand(void **state) {
     lot_close(&lot);
 }
 
+/* A request may bias every id. Logits are equal, so the one id whose bias is 0 among negative ones
+ * wins. */
+static void a_whole_vocabulary_is_biased(void **state) {
+    (void)state;
+    enum { VOCABULARY = 20011, N = 4 }; /* a prime */
+    struct lot lot = lot_open(VOCABULARY, N);
+    struct logit_bias *bias = take(N * VOCABULARY, sizeof *bias);
+    for (int row = 0; row < N; row++) {
+        struct logit_bias *own = bias + row * VOCABULARY;
+        for (int id = 0; id < VOCABULARY; id++)
+            own[id] = (struct logit_bias){id, -(float)((id * 7919L + row * 13L) % VOCABULARY)};
+        lot.sampling[row].temperature = 0;
+        lot.sampling[row].bias = own;
+        lot.sampling[row].n_bias = VOCABULARY;
+        for (int id = 0; id < VOCABULARY; id++)
+            if (own[id].bias == 0) lot.expected[row] = id;
+    }
+    check_lot(&lot);
+    lot_close(&lot);
+    free(bias);
+}
+
 /* Stop ids stay out below min_tokens, whatever bias and penalty say, and may come after. */
 static void stop_ids_wait_for_min_tokens(void **state) {
     (void)state;
@@ -431,6 +453,7 @@ int main(void) {
         cmocka_unit_test(filters_in_their_order_and_ties_by_id),
         cmocka_unit_test(the_row_is_changed_as_vllm_changes_it),
         cmocka_unit_test(penalties_by_hand),
+        cmocka_unit_test(a_whole_vocabulary_is_biased),
         cmocka_unit_test(stop_ids_wait_for_min_tokens),
         cmocka_unit_test(greedy_takes_the_lowest_of_the_largest),
         cmocka_unit_test(broken_rows_still_give_an_id),
