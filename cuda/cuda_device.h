@@ -70,7 +70,7 @@ struct device {
     int padded;                  /* while a run is recorded: rows of every launch; else 0 */
     bool capturing;              /* launches go into a graph */
     struct attention *attention; /* attend.cu's */
-    unsigned n_streams;             /* stream.cu's: reads so far */
+    struct meeting *meeting;        /* stream.cu's; NULL before the first read */
     cudaEvent_t lap_begin, lap_end; /* NULL before the first lap */
 };
 
@@ -253,8 +253,9 @@ void cuda_write_rows(struct device *device, const struct value *to, struct recta
 void cuda_settle(struct device *device);
 
 /* stream.cu */
-void cuda_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
-                      size_t n_bytes);
+extern "C" const char *const cuda_read_ways[];
+void cuda_read_stream(struct device *device, int way, struct buffer *sum, struct buffer *from,
+                      size_t offset, size_t n_bytes);
 void cuda_copy(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
 double cuda_lap(struct device *device);
 void stream_close(struct device *device);

@@ -462,6 +462,7 @@ static struct device_ops make_ops(void) {
     ops.sample = cuda_sample;
     ops.put_history = cuda_put_history;
     ops.take_tokens = cuda_take_tokens;
+    ops.read_ways = cuda_read_ways;
     ops.read_stream = cuda_read_stream;
     ops.copy = cuda_copy;
     ops.lap = cuda_lap;

@@ -260,9 +260,10 @@ struct device_ops {
                            struct token_score *score);
 
     /* What benches compare with. Offsets and sizes are multiples of 64 bytes.
-     * Read `n_bytes` once and write nothing but `sum`, 8 bytes: the XOR of their 64-bit words. A
-     * device with several ways to read takes them in turn, call by call. */
-    void (*read_stream)(struct device *device, struct buffer *sum, struct buffer *from,
+     * Read `n_bytes` once and write nothing but `sum`, 8 bytes: the XOR of their 64-bit words.
+     * `way` is one of those that read_ways names, NULL behind the last. */
+    const char *const *read_ways;
+    void (*read_stream)(struct device *device, int way, struct buffer *sum, struct buffer *from,
                         size_t offset, size_t n_bytes);
     void (*copy)(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
     /* Wait for all that was enqueued. Returns the seconds it took since the last lap, as the

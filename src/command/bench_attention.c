@@ -197,7 +197,10 @@ static void measure_all(struct run *run, const struct attend_shape *shape, struc
     run->device_ops->prepare(run->device, &limits);
     sheet_fact(sheet, "heads", "%d on %d KV heads of %d, %s", shape->n_heads, shape->n_kv_heads,
                shape->head_dim, kv_type_name(options->kv_type));
-    sheet_fact(sheet, "footprint", "%zu bytes", ceiling.n_bytes);
+    double read = bench_ceiling_read(&ceiling, ceiling.n_bytes);
+    sheet_fact(sheet, "footprint", "%zu bytes, read at %.2f GB/s (%s), copied at %.2f GB/s",
+               ceiling.n_bytes, read * 1e-9, run->device_ops->read_ways[ceiling.way],
+               ceiling.copy_bytes_per_s * 1e-9);
     for (int b = 0; b < options->batch.n; b++) {
         for (int l = 0; l < options->length.n; l++) {
             struct point point = {.batch = (int)options->batch.value[b],

@@ -425,6 +425,7 @@ const struct device_ops device_cpu = {
     .sample = cpu_sample,
     .put_history = cpu_put_history,
     .take_tokens = cpu_take_tokens,
+    .read_ways = cpu_read_ways,
     .read_stream = cpu_read_stream,
     .copy = cpu_copy,
     .lap = cpu_lap,
