@@ -64,8 +64,8 @@ static const char *const step_columns[] = {
     "batch",    "length",   "step_ms",       "p10_ms",        "p90_ms", "tok_per_s", "weight_bytes",
     "kv_bytes", "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
 static const char *const attention_columns[] = {
-    "batch",    "length",        "time_us",       "min_us", "max_us", "kv_bytes",
-    "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
+    "batch",    "length",   "time_us",       "min_us",        "max_us", "calls", "replayed",
+    "kv_bytes", "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
 static const char *const wire_columns[] = {"wire",   "blocks", "peers",    "size",  "time_us",
                                            "min_us", "max_us", "GB_per_s", "wrong", NULL};
 
@@ -234,6 +234,11 @@ static void judge_attention(const json_t *row) {
     double us = number(row, "time_us");
     assert_true(us > 0 && number(row, "min_us") <= us && us <= number(row, "max_us"));
     assert_near(number(row, "GB_per_s") * us * 1e3, kv_bytes);
+    /* 4M of whole pages, walked through a whole number of times; a CPU replays nothing */
+    double pages = number(row, "batch") * ceil(number(row, "length") / 64);
+    double layers = ceil(4 * 1048576 / (pages * 3 * 2 * 64 * 16 * 4));
+    assert_true(number(row, "calls") > 0 && fmod(number(row, "calls"), layers) == 0);
+    assert_true(number(row, "replayed") == 0);
     assert_near(number(row, "ratio") * number(row, "read_GB_per_s"), number(row, "GB_per_s"));
 }
 

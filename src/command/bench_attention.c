@@ -3,8 +3,10 @@
  * Every sequence has one row, as in decoding, which attends over --length positions that lie in the
  * cache; pages of the sequences are mixed, as they are when these grow side by side. The cache has
  * as many layers as it takes to be larger than --footprint, and each call takes the next, so that
- * nothing is found in a processor's caches that a decode step would not find there. The ceiling is
- * a streaming read of as many bytes, taken from as much memory in the same way.
+ * nothing is found in a processor's caches that a decode step would not find there. What is timed
+ * is a walk through all layers, or several: as in a step the calls of up to RUN_LAYERS of them
+ * stand in one run, which a device that keeps runs replays, so that launching does not count twice.
+ * The ceiling is a streaming read of as many bytes, taken from as much memory, also back to back.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -13,11 +15,26 @@
 #include "bench_parts.h"
 #include "kv.h"
 
-enum column { BATCH, LENGTH, TIME, LEAST, MOST, KV_BYTES, RATE, READ, COPY, RATIO, COLUMNS };
+enum column {
+    BATCH,
+    LENGTH,
+    TIME,
+    LEAST,
+    MOST,
+    CALLS,
+    REPLAYED,
+    KV_BYTES,
+    RATE,
+    READ,
+    COPY,
+    RATIO,
+    COLUMNS
+};
 static const struct sheet_column columns[COLUMNS] = {
     [BATCH] = {"batch", SHEET_WHOLE, 0},       [LENGTH] = {"length", SHEET_WHOLE, 0},
     [TIME] = {"time_us", SHEET_REAL, 2},       [LEAST] = {"min_us", SHEET_REAL, 2},
-    [MOST] = {"max_us", SHEET_REAL, 2},        [KV_BYTES] = {"kv_bytes", SHEET_WHOLE, 0},
+    [MOST] = {"max_us", SHEET_REAL, 2},        [CALLS] = {"calls", SHEET_WHOLE, 0},
+    [REPLAYED] = {"replayed", SHEET_WHOLE, 0}, [KV_BYTES] = {"kv_bytes", SHEET_WHOLE, 0},
     [RATE] = {"GB_per_s", SHEET_REAL, 2},      [READ] = {"read_GB_per_s", SHEET_REAL, 2},
     [COPY] = {"copy_GB_per_s", SHEET_REAL, 2}, [RATIO] = {"ratio", SHEET_REAL, 3},
 };
@@ -45,6 +62,7 @@ static struct attend_shape find_shape(struct run *run, struct fault *fault) {
 /* One point, opened. */
 struct point {
     int batch, length, n_pages;
+    int first_run; /* the names of its runs begin here */
     struct rows rows;
     struct chunk *chunk;
     int32_t *page, *id, *position, *sequence;
@@ -85,8 +103,10 @@ static void open_rows(struct point *point) {
                                 .chunk = point->chunk};
 }
 
-static struct value open_value(struct run *run, int rows, int columns_of) {
+/* Rows of the largest point: a device that keeps runs may compute some more than it was given. */
+static struct value open_value(struct run *run, int columns_of) {
     enum element element = run->device_ops->activation;
+    int64_t rows = bench_largest(&run->options->batch);
     size_t n_bytes = ((size_t)rows * (size_t)columns_of * element_bytes(element) + 63) / 64 * 64;
     struct value value = {.buffer = run->device_ops->alloc(run->device, n_bytes),
                           .columns = columns_of,
@@ -111,8 +131,8 @@ static void open_point(struct point *point, struct run *run, const struct attend
                                      .head_dim = shape->head_dim,
                                      .element = element};
     bench_fill(run, point->cache.buffer, element, "KV", n_bytes);
-    point->q = open_value(run, point->batch, shape->n_heads * shape->head_dim);
-    point->out = open_value(run, point->batch, shape->n_heads * shape->head_dim);
+    point->q = open_value(run, shape->n_heads * shape->head_dim);
+    point->out = open_value(run, shape->n_heads * shape->head_dim);
     run->device_ops->begin(run->device, &point->rows);
 }
 
@@ -127,19 +147,52 @@ static void close_point(struct point *point, struct run *run) {
     free(point->sequence);
 }
 
+enum { RUN_LAYERS = 64 };
+
+static int n_runs(const struct point *point) {
+    return (point->cache.n_layers + RUN_LAYERS - 1) / RUN_LAYERS;
+}
+
+/* A call in every layer. */
+struct walk {
+    struct run *run;
+    const struct point *point;
+    struct attend_shape shape;
+    int n_replayed; /* calls of the last walk that the device made itself */
+};
+
+static void enqueue_walk(void *of) {
+    struct walk *walk = of;
+    const struct point *point = walk->point;
+    const struct device_ops *ops = walk->run->device_ops;
+    struct device *device = walk->run->device;
+    int n_layers = point->cache.n_layers;
+    walk->n_replayed = 0;
+    for (int at = 0; at < n_runs(point); at++) {
+        int first = at * RUN_LAYERS;
+        int end = first + RUN_LAYERS < n_layers ? first + RUN_LAYERS : n_layers;
+        if (ops->replay(device, &point->rows, point->first_run + at)) {
+            walk->n_replayed += end - first;
+            continue;
+        }
+        for (walk->shape.layer = first; walk->shape.layer < end; walk->shape.layer++)
+            ops->attend(device, &point->rows, &point->cache, walk->shape, ATTEND_WHOLE, point->q,
+                        point->out);
+        ops->recorded(device);
+    }
+}
+
 static void measure(struct run *run, struct point *point, struct attend_shape shape,
                     struct ceiling *ceiling, struct sheet *sheet) {
     const struct options *options = run->options;
-    const struct device_ops *ops = run->device_ops;
-    int warmup = options->warmup, repeat = options->repeat;
+    int repeat = options->repeat;
     double *seconds = check_alloc((size_t)repeat, sizeof *seconds);
-    for (int round = 0; round < warmup + repeat; round++) {
-        shape.layer = round % point->cache.n_layers;
-        ops->lap(run->device);
-        ops->attend(run->device, &point->rows, &point->cache, shape, ATTEND_WHOLE, point->q,
-                    point->out);
-        double taken = ops->lap(run->device);
-        if (round >= warmup) seconds[round - warmup] = taken;
+    struct walk walk = {run, point, shape, 0};
+    struct work work = {enqueue_walk, &walk};
+    int walks = bench_fit(run, work);
+    for (int round = -options->warmup; round < repeat; round++) {
+        double taken = bench_time(run, work, walks);
+        if (round >= 0) seconds[round] = taken / point->cache.n_layers;
     }
     struct spread spread = bench_spread(seconds, repeat);
     free(seconds);
@@ -155,6 +208,8 @@ static void measure(struct run *run, struct point *point, struct attend_shape sh
                          [TIME] = {.real = spread.median * 1e6},
                          [LEAST] = {.real = spread.least * 1e6},
                          [MOST] = {.real = spread.most * 1e6},
+                         [CALLS] = {.whole = (int64_t)walks * point->cache.n_layers},
+                         [REPLAYED] = {.whole = (int64_t)walks * walk.n_replayed},
                          [KV_BYTES] = {.whole = (int64_t)kv_bytes},
                          [RATE] = {.real = rate * 1e-9},
                          [READ] = {.real = read * 1e-9},
@@ -201,11 +256,14 @@ static void measure_all(struct run *run, const struct attend_shape *shape, struc
     sheet_fact(sheet, "footprint", "%zu bytes, read at %.2f GB/s (%s), copied at %.2f GB/s",
                ceiling.n_bytes, read * 1e-9, run->device_ops->read_ways[ceiling.way],
                ceiling.copy_bytes_per_s * 1e-9);
+    int first_run = 0; /* the same rows over other memory are another run */
     for (int b = 0; b < options->batch.n; b++) {
         for (int l = 0; l < options->length.n; l++) {
             struct point point = {.batch = (int)options->batch.value[b],
-                                  .length = (int)options->length.value[l]};
+                                  .length = (int)options->length.value[l],
+                                  .first_run = first_run};
             open_point(&point, run, shape);
+            first_run += n_runs(&point);
             measure(run, &point, *shape, &ceiling, sheet);
             close_point(&point, run);
         }
