@@ -14,6 +14,10 @@ void bench_tell(struct run *run, struct sheet *sheet);
  * (agreed; said here once). */
 int bench_end(struct run *run, struct sheet *sheet, int code, struct fault *fault);
 
+/* Lengths of `n` sequences between mean / spread and mean * spread, the total n * mean, in an order
+ * that the seed makes. `mean` is at least `spread`; a spread of 1 makes all alike. */
+void bench_lengths(int32_t *length, int n, int mean, int spread, uint64_t seed);
+
 /* The largest number of a list. */
 int64_t bench_largest(const struct number_list *list);
 
