@@ -466,6 +466,7 @@ static struct device_ops make_ops(void) {
     ops.read_stream = cuda_read_stream;
     ops.copy = cuda_copy;
     ops.lap = cuda_lap;
+    ops.times = cuda_times;
     return ops;
 }
 

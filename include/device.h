@@ -146,6 +146,14 @@ struct device_options {
     void *progress_argument;
 };
 
+/* What steps have cost besides the work on their rows, since prepare. */
+struct device_times {
+    int64_t waited_ns; /* CPU time that the calling thread spent in waits for the device, which
+                          spin: in take_tokens and settle. 0 where that thread computes itself */
+    int64_t idle_ns; /* by the device's own clock: from the end of a sample to the embed behind it,
+                        in which no operator ran. -1 where the device has no such clock */
+};
+
 struct device_ops {
     const char *name;        /* "cpu" */
     enum element activation; /* of values between operators; logits are f32 everywhere */
@@ -269,6 +277,9 @@ struct device_ops {
     /* Wait for all that was enqueued. Returns the seconds it took since the last lap, as the
      * device's own clock has them where there is one; of no meaning the first time. */
     double (*lap)(struct device *device);
+    /* As far as the device has told the host; waits for nothing and may be called between any two
+     * steps. */
+    struct device_times (*times)(const struct device *device);
 };
 
 extern const struct device_ops device_cpu;

@@ -61,8 +61,9 @@ static void assert_done(int n_ranks, const char *options) {
  */
 
 static const char *const step_columns[] = {
-    "batch",    "length",   "step_ms",       "p10_ms",        "p90_ms", "tok_per_s", "weight_bytes",
-    "kv_bytes", "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
+    "batch",         "length",       "step_ms",  "p10_ms",   "p90_ms",
+    "tok_per_s",     "weight_bytes", "kv_bytes", "GB_per_s", "read_GB_per_s",
+    "copy_GB_per_s", "ratio",        "host_us",  "idle",     NULL};
 static const char *const attention_columns[] = {
     "batch",    "length",        "shortest",      "longest",  "time_us",
     "min_us",   "max_us",        "calls",         "replayed", "kv_bytes",
@@ -78,7 +79,7 @@ static json_t *parse(const char *text) {
 }
 
 /* The words of a line, split at commas or at blanks, as a row of named values: "wire" is text, the
- * others numbers. */
+ * others numbers, but that "idle" may be nan, as JSON says by null. */
 static json_t *row_of(char *line, const char *separators, const char *const *names) {
     json_t *row = json_object();
     for (char *word; (word = strsep(&line, separators));) {
@@ -87,8 +88,12 @@ static json_t *row_of(char *line, const char *separators, const char *const *nam
         char *end;
         double number = strtod(word, &end);
         bool text = strcmp(*names, "wire") == 0;
-        if (!text && (*end || !isfinite(number))) fail_msg("%s is %s", *names, word);
-        json_object_set_new(row, *names++, text ? json_string(word) : json_real(number));
+        bool none = strcmp(*names, "idle") == 0 && strcmp(word, "nan") == 0;
+        if (!text && !none && (*end || !isfinite(number))) fail_msg("%s is %s", *names, word);
+        json_object_set_new(row, *names++,
+                            none   ? json_null()
+                            : text ? json_string(word)
+                                   : json_real(number));
     }
     if (*names) fail_msg("no value of %s", *names);
     return row;
@@ -203,6 +208,8 @@ static void judge_step(const json_t *row) {
     double read = number(row, "read_GB_per_s");
     assert_true(read > 0 && number(row, "ratio") >= 0);
     assert_near(number(row, "ratio") * read, number(row, "GB_per_s"));
+    assert_true(number(row, "host_us") > 0);
+    assert_true(json_is_null(json_object_get(row, "idle"))); /* CPUs have no clock of their own */
 }
 
 static void steps_on_one_rank(void **state) {

@@ -429,4 +429,5 @@ const struct device_ops device_cpu = {
     .read_stream = cpu_read_stream,
     .copy = cpu_copy,
     .lap = cpu_lap,
+    .times = cpu_times,
 };

@@ -103,5 +103,6 @@ void cpu_read_stream(struct device *device, int way, struct buffer *sum, struct 
                      size_t offset, size_t n_bytes);
 void cpu_copy(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
 double cpu_lap(struct device *device);
+struct device_times cpu_times(const struct device *device);
 
 #endif
