@@ -283,6 +283,9 @@ void cuda_write_rows(struct device *device, const struct value *to, struct recta
                      const void *from, enum element as);
 void cuda_settle(struct device *device);
 
+/* energy.cu */
+int64_t cuda_energy_uj(int index);
+
 /* stream.cu */
 extern "C" const char *const cuda_read_ways[];
 void cuda_read_stream(struct device *device, int way, struct buffer *sum, struct buffer *from,

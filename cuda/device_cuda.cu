@@ -428,6 +428,7 @@ static struct device_ops make_ops(void) {
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;
     ops.prepare_bytes = prepare_bytes;
+    ops.energy_uj = cuda_energy_uj;
     ops.open = cuda_open;
     ops.prepare = prepare;
     ops.close = cuda_close;

@@ -168,6 +168,9 @@ struct device_ops {
     void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);
     /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */
     int64_t (*free_bytes)(const struct device_options *options);
+    /* Microjoules that the processor of device_options.index has used since some time in the past;
+     * -1 where that cannot be read. Any thread may ask, at any time. */
+    int64_t (*energy_uj)(int index);
     /* False with a fault when the processor is not there or lacks what was asked for. */
     bool (*open)(struct device **device, const struct device_options *options, struct fault *fault);
     void (*prepare)(struct device *device, const struct device_limits *limits);

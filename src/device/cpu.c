@@ -152,6 +152,12 @@ static int64_t cpu_free_bytes(const struct device_options *options) {
     return -1;
 }
 
+/* The counters of processors are the host's: others read them (trace_energy.c). */
+static int64_t cpu_energy_uj(int index) {
+    (void)index;
+    return -1;
+}
+
 static size_t cpu_weight_bytes(const struct tensor *part, int n_parts) {
     size_t n_bytes = 0;
     for (int at = 0; at < n_parts; at++)
@@ -388,6 +394,7 @@ const struct device_ops device_cpu = {
     .activation = ELEMENT_F32,
     .count = cpu_count,
     .identify = cpu_identify,
+    .energy_uj = cpu_energy_uj,
     .free_bytes = cpu_free_bytes,
     .weight_bytes = cpu_weight_bytes,
     .open = cpu_open,
