@@ -70,7 +70,8 @@ struct device {
     int padded;                  /* while a run is recorded: rows of every launch; else 0 */
     bool capturing;              /* launches go into a graph */
     struct attention *attention; /* attend.cu's */
-    unsigned n_streams;             /* stream.cu's: reads so far */
+    struct meeting *meeting;        /* stream.cu's; NULL before the first read */
+    int64_t waited_ns;              /* CPU time in waits (struct device_times) */
     cudaEvent_t lap_begin, lap_end; /* NULL before the first lap */
 };
 
@@ -192,6 +193,33 @@ void cuda_swiglu(struct device *device, int n_rows, struct value out, struct val
                  struct value up);
 void cuda_pick(struct device *device, const struct rows *rows, struct value out, struct value x);
 
+/* Where kernels note the time between two steps, on the device: the end of the last sample, 0 when
+ * an embed has come since, and the time between them so far, which the host sees in `told`. */
+struct gap_clock {
+    unsigned long long end_ns, idle_ns;
+    volatile unsigned long long *told; /* pinned */
+};
+
+__device__ inline int64_t device_now_ns() {
+    int64_t now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
+
+/* By every block of a sample. */
+__device__ inline void gap_begins(struct gap_clock *clock) {
+    atomicMax(&clock->end_ns, (unsigned long long)device_now_ns());
+}
+
+/* By one thread of an embed that began then; NULL on a rank that does not sample. */
+__device__ inline void gap_ends(struct gap_clock *clock, int64_t began_ns) {
+    unsigned long long now = (unsigned long long)began_ns;
+    if (!clock || clock->end_ns == 0) return;
+    if (now > clock->end_ns) clock->idle_ns += now - clock->end_ns;
+    clock->end_ns = 0;
+    *clock->told = clock->idle_ns;
+}
+
 /* replay.cu: runs of operators as CUDA graphs. */
 void replay_prepare(struct device *device);
 void replay_close(struct device *device);
@@ -221,6 +249,9 @@ bool sample_is_scored(const struct device *device, int slot);
 const int32_t *sample_tokens(const struct device *device, int slot, int step);
 /* Ids that embed saw: (max_sequences, context), on the device. */
 int32_t *sample_history(const struct device *device);
+/* On the device; NULL where no rank samples. */
+struct gap_clock *sample_gap_clock(const struct device *device);
+struct device_times cuda_times(const struct device *device);
 void cuda_put_history(struct device *device, int sequence, const int32_t *id, int n_tokens);
 void cuda_sample(struct device *device, const struct rows *rows, struct value logits);
 int64_t cuda_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
@@ -252,9 +283,13 @@ void cuda_write_rows(struct device *device, const struct value *to, struct recta
                      const void *from, enum element as);
 void cuda_settle(struct device *device);
 
+/* energy.cu */
+int64_t cuda_energy_uj(int index);
+
 /* stream.cu */
-void cuda_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
-                      size_t n_bytes);
+extern "C" const char *const cuda_read_ways[];
+void cuda_read_stream(struct device *device, int way, struct buffer *sum, struct buffer *from,
+                      size_t offset, size_t n_bytes);
 void cuda_copy(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
 double cuda_lap(struct device *device);
 void stream_close(struct device *device);

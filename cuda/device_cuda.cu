@@ -428,6 +428,7 @@ static struct device_ops make_ops(void) {
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;
     ops.prepare_bytes = prepare_bytes;
+    ops.energy_uj = cuda_energy_uj;
     ops.open = cuda_open;
     ops.prepare = prepare;
     ops.close = cuda_close;
@@ -462,9 +463,11 @@ static struct device_ops make_ops(void) {
     ops.sample = cuda_sample;
     ops.put_history = cuda_put_history;
     ops.take_tokens = cuda_take_tokens;
+    ops.read_ways = cuda_read_ways;
     ops.read_stream = cuda_read_stream;
     ops.copy = cuda_copy;
     ops.lap = cuda_lap;
+    ops.times = cuda_times;
     return ops;
 }
 

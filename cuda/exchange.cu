@@ -27,22 +27,26 @@ void cuda_release_host(struct device *device, void *memory) {
 }
 
 void wait_for_event(struct device *device, cudaEvent_t event) {
-    if (!device->options.progress) return CHECK_CUDA(cudaEventSynchronize(event));
-    for (;;) {
-        cudaError_t state = cudaEventQuery(event);
+    int64_t begin = clock_thread_ns();
+    cudaError_t state = cudaErrorNotReady;
+    if (!device->options.progress) state = cudaEventSynchronize(event);
+    while (state == cudaErrorNotReady) {
+        state = cudaEventQuery(event);
         device->options.progress(device->options.progress_argument);
-        if (state == cudaSuccess) return;
-        if (state != cudaErrorNotReady) CHECK_CUDA(state);
     }
+    CHECK_CUDA(state);
+    device->waited_ns += clock_thread_ns() - begin;
 }
 
 void cuda_settle(struct device *device) {
+    int64_t begin = clock_thread_ns();
     for (;;) {
         cudaError_t state = cudaStreamQuery(device->stream);
-        if (state == cudaSuccess) return;
+        if (state == cudaSuccess) break;
         if (state != cudaErrorNotReady) CHECK_CUDA(state);
         if (device->options.progress) device->options.progress(device->options.progress_argument);
     }
+    device->waited_ns += clock_thread_ns() - begin;
 }
 
 /* ---- the kernel -------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ template <class T>
 __global__ void embed_kernel(T *out, int out_stride, const __nv_bfloat16 *table, int table_stride,
                              int columns, const int32_t *id, const int32_t *position,
                              const int32_t *sequence, const int32_t *before, int32_t *history,
-                             int context, const int32_t *n_live) {
+                             int context, const int32_t *n_live, struct gap_clock *clock) {
     follow_on();
+    int64_t now = device_now_ns();
     int row = blockIdx.x;
     int32_t token = id[row];
     if (token < 0) token = before[-1 - token];
@@ -29,6 +30,7 @@ __global__ void embed_kernel(T *out, int out_stride, const __nv_bfloat16 *table,
     const __nv_bfloat16 *from = table + (size_t)token * table_stride;
     for (int k = threadIdx.x; k < columns; k += blockDim.x)
         out[(size_t)row * out_stride + k] = from_float<T>(to_float(from[k]));
+    if (row == 0 && threadIdx.x == 0) gap_ends(clock, now);
 }
 
 void cuda_embed(struct device *device, const struct rows *rows, struct value out,
@@ -41,7 +43,8 @@ void cuda_embed(struct device *device, const struct rows *rows, struct value out
               launch_following(device, embed_kernel<T>, (unsigned)n_rows, ROW_THREADS, 0,
                                (T *)value_data(&out), out.stride, table->matrix, table->stride,
                                table->columns, at->id, at->position, at->sequence, before,
-                               sample_history(device), device->limits.context, at->n_live));
+                               sample_history(device), device->limits.context, at->n_live,
+                               sample_gap_clock(device)));
 }
 
 /* ---- norm: groups of columns, a block each; and what is added before ---------------------------

@@ -58,6 +58,8 @@ struct sampler {
     int32_t *history;      /* (max_sequences, context) device */
     float *logit;          /* (max_picked, vocabulary) device: rows as changed */
     uint32_t *count;       /* (max_picked, vocabulary) device: tokens generated; top bit: seen */
+    struct gap_clock *clock;           /* device */
+    volatile unsigned long long *told; /* what it tells */
 };
 
 /* ---- opening ----------------------------------------------------------------------------------
@@ -120,6 +122,11 @@ void sample_prepare(struct device *device) {
     if (history) CHECK_CUDA(cudaMalloc((void **)&sampler->history, history * sizeof(int32_t)));
     CHECK_CUDA(cudaMalloc((void **)&sampler->logit, n * vocabulary * sizeof(float)));
     CHECK_CUDA(cudaMalloc((void **)&sampler->count, n * vocabulary * sizeof(uint32_t)));
+    CHECK_CUDA(cudaMallocHost((void **)&sampler->told, sizeof *sampler->told));
+    *sampler->told = 0;
+    struct gap_clock clock = {0, 0, sampler->told};
+    CHECK_CUDA(cudaMalloc((void **)&sampler->clock, sizeof clock));
+    CHECK_CUDA(cudaMemcpy(sampler->clock, &clock, sizeof clock, cudaMemcpyHostToDevice));
     device->sampler = sampler;
 }
 
@@ -146,6 +153,8 @@ void sample_close(struct device *device) {
     if (sampler->history) CHECK_CUDA(cudaFree(sampler->history));
     CHECK_CUDA(cudaFree(sampler->logit));
     CHECK_CUDA(cudaFree(sampler->count));
+    CHECK_CUDA(cudaFree(sampler->clock));
+    CHECK_CUDA(cudaFreeHost((void *)(uintptr_t)sampler->told));
     free(sampler->wishes);
     free(sampler->taken);
     free(sampler);
@@ -250,6 +259,16 @@ void sample_begin(struct device *device, const struct rows *rows) {
         CHECK_CUDA(cudaMemcpyAsync(wishes->pool, pool, (size_t)n_pooled * sizeof *pool,
                                    cudaMemcpyHostToDevice, device->stream));
     CHECK_CUDA(cudaEventRecord(wishes->copied[at], device->stream));
+}
+
+struct gap_clock *sample_gap_clock(const struct device *device) {
+    return device->sampler ? device->sampler->clock : NULL;
+}
+
+struct device_times cuda_times(const struct device *device) {
+    struct device_times times = {device->waited_ns, -1};
+    if (device->sampler) times.idle_ns = (int64_t)*device->sampler->told;
+    return times;
 }
 
 bool sample_is_scored(const struct device *device, int slot) {
@@ -509,7 +528,8 @@ __device__ void score_row(const float *logit, int vocabulary, int n_logprobs, in
 __global__ void __launch_bounds__(THREADS)
     sample_kernel(const float *logits, int stride, int vocabulary, const struct cuda_wish *wishes,
                   const struct pool_entry *pool, const int32_t *history, int context,
-                  float *changed, uint32_t *count, int32_t *token, struct token_score *score) {
+                  float *changed, uint32_t *count, int32_t *token, struct token_score *score,
+                  struct gap_clock *clock) {
     follow_on();
     const struct cuda_wish wish = wishes[blockIdx.x];
     const float *logit = logits + (size_t)blockIdx.x * stride;
@@ -521,6 +541,7 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) token[blockIdx.x] = id;
     if (wish.n_logprobs >= 0)
         score_row(logit, vocabulary, wish.n_logprobs, id, score + (size_t)blockIdx.x * SCORES);
+    if (threadIdx.x == 0) gap_begins(clock);
 }
 
 void cuda_sample(struct device *device, const struct rows *rows, struct value logits) {
@@ -533,7 +554,7 @@ void cuda_sample(struct device *device, const struct rows *rows, struct value lo
     launch_following(device, sample_kernel, (unsigned)n_picked, THREADS, 0,
                      (const float *)value_data(&logits), logits.stride, device->limits.vocabulary,
                      wishes->wish, wishes->pool, sampler->history, device->limits.context,
-                     sampler->logit, sampler->count, taken->token, taken->score);
+                     sampler->logit, sampler->count, taken->token, taken->score, sampler->clock);
     size_t n = (size_t)n_picked;
     CHECK_CUDA(cudaMemcpyAsync(taken->pinned_token, taken->token, n * sizeof(int32_t),
                                cudaMemcpyDeviceToHost, device->stream));

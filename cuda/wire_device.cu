@@ -166,12 +166,6 @@ __device__ inline uint32_t acquire_flag(const uint32_t *flag) {
     return epoch;
 }
 
-__device__ inline int64_t device_now_ns(void) {
-    int64_t now;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-    return now;
-}
-
 /* Between two polls of a wait that began at *begin_ns (0: now). False: wait no longer. */
 __device__ bool go_on(const struct call &call, const struct piece &piece, unsigned n_polls,
                       int64_t *begin_ns) {

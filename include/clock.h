@@ -15,6 +15,9 @@
  * offset that topology measures. */
 int64_t clock_now_ns(void);
 
+/* Nanoseconds that the calling thread has spent on a processor. */
+int64_t clock_thread_ns(void);
+
 /* The time of day, RFC 3339 in UTC ("2026-01-31T12:00:00Z"). */
 void clock_stamp(char text[32]);
 

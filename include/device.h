@@ -146,6 +146,14 @@ struct device_options {
     void *progress_argument;
 };
 
+/* What steps have cost besides the work on their rows, since prepare. */
+struct device_times {
+    int64_t waited_ns; /* CPU time that the calling thread spent in waits for the device, which
+                          spin: in take_tokens and settle. 0 where that thread computes itself */
+    int64_t idle_ns; /* by the device's own clock: from the end of a sample to the embed behind it,
+                        in which no operator ran. -1 where the device has no such clock */
+};
+
 struct device_ops {
     const char *name;        /* "cpu" */
     enum element activation; /* of values between operators; logits are f32 everywhere */
@@ -160,6 +168,9 @@ struct device_ops {
     void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);
     /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */
     int64_t (*free_bytes)(const struct device_options *options);
+    /* Microjoules that the processor of device_options.index has used since some time in the past;
+     * -1 where that cannot be read. Any thread may ask, at any time. */
+    int64_t (*energy_uj)(int index);
     /* False with a fault when the processor is not there or lacks what was asked for. */
     bool (*open)(struct device **device, const struct device_options *options, struct fault *fault);
     void (*prepare)(struct device *device, const struct device_limits *limits);
@@ -260,14 +271,18 @@ struct device_ops {
                            struct token_score *score);
 
     /* What benches compare with. Offsets and sizes are multiples of 64 bytes.
-     * Read `n_bytes` once and write nothing but `sum`, 8 bytes: the XOR of their 64-bit words. A
-     * device with several ways to read takes them in turn, call by call. */
-    void (*read_stream)(struct device *device, struct buffer *sum, struct buffer *from,
+     * Read `n_bytes` once and write nothing but `sum`, 8 bytes: the XOR of their 64-bit words.
+     * `way` is one of those that read_ways names, NULL behind the last. */
+    const char *const *read_ways;
+    void (*read_stream)(struct device *device, int way, struct buffer *sum, struct buffer *from,
                         size_t offset, size_t n_bytes);
     void (*copy)(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
     /* Wait for all that was enqueued. Returns the seconds it took since the last lap, as the
      * device's own clock has them where there is one; of no meaning the first time. */
     double (*lap)(struct device *device);
+    /* As far as the device has told the host; waits for nothing and may be called between any two
+     * steps. */
+    struct device_times (*times)(const struct device *device);
 };
 
 extern const struct device_ops device_cpu;

@@ -75,6 +75,7 @@ struct options {
     /* measurement, of benches */
     struct number_list batch;  /* sequences of a slot */
     struct number_list length; /* tokens in the cache of each */
+    int ragged;                /* lengths from 1/N to N times these besides; 1: none */
     struct number_list sizes;  /* bytes of a block */
     struct number_list fan;    /* blocks of a message */
     int repeat, warmup;

@@ -18,6 +18,14 @@
 
 struct trace;
 
+/* A counter of energy beside those of the host's processors, of the device that this rank uses. */
+struct trace_meter {
+    const char *id; /* the same for all ranks that use the device; "" where it is the host's */
+    int64_t (*read_uj)(
+        int index); /* microjoules, -1: cannot be read; asked on a thread of its own */
+    int index;
+};
+
 /* What is to be recorded; the strings are the leader's and borrowed for the call. */
 struct trace_options {
     const struct options *options; /* trace, timeline, trace_steps; and whatever else it names */
@@ -26,6 +34,7 @@ struct trace_options {
     const char *model;             /* what the file says it is */
     const char *model_fingerprint; /* 32 hex digits */
     const char *config;            /* a JSON object: what else a reader has to know */
+    struct trace_meter meter;      /* every rank's own */
 };
 
 /* Collective, once the layout is known: begin a journal on every rank and listen to the clock. NULL

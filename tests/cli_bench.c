@@ -61,11 +61,13 @@ static void assert_done(int n_ranks, const char *options) {
  */
 
 static const char *const step_columns[] = {
-    "batch",    "length",   "step_ms",       "p10_ms",        "p90_ms", "tok_per_s", "weight_bytes",
-    "kv_bytes", "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
+    "batch",         "length",       "step_ms",  "p10_ms",   "p90_ms",
+    "tok_per_s",     "weight_bytes", "kv_bytes", "GB_per_s", "read_GB_per_s",
+    "copy_GB_per_s", "ratio",        "host_us",  "idle",     NULL};
 static const char *const attention_columns[] = {
-    "batch",    "length",        "time_us",       "min_us", "max_us", "kv_bytes",
-    "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",  NULL};
+    "batch",    "length",        "shortest",      "longest",  "time_us",
+    "min_us",   "max_us",        "calls",         "replayed", "kv_bytes",
+    "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",    NULL};
 static const char *const wire_columns[] = {"wire",   "blocks", "peers",    "size",  "time_us",
                                            "min_us", "max_us", "GB_per_s", "wrong", NULL};
 
@@ -77,7 +79,7 @@ static json_t *parse(const char *text) {
 }
 
 /* The words of a line, split at commas or at blanks, as a row of named values: "wire" is text, the
- * others numbers. */
+ * others numbers, but that "idle" may be nan, as JSON says by null. */
 static json_t *row_of(char *line, const char *separators, const char *const *names) {
     json_t *row = json_object();
     for (char *word; (word = strsep(&line, separators));) {
@@ -86,8 +88,12 @@ static json_t *row_of(char *line, const char *separators, const char *const *nam
         char *end;
         double number = strtod(word, &end);
         bool text = strcmp(*names, "wire") == 0;
-        if (!text && (*end || !isfinite(number))) fail_msg("%s is %s", *names, word);
-        json_object_set_new(row, *names++, text ? json_string(word) : json_real(number));
+        bool none = strcmp(*names, "idle") == 0 && strcmp(word, "nan") == 0;
+        if (!text && !none && (*end || !isfinite(number))) fail_msg("%s is %s", *names, word);
+        json_object_set_new(row, *names++,
+                            none   ? json_null()
+                            : text ? json_string(word)
+                                   : json_real(number));
     }
     if (*names) fail_msg("no value of %s", *names);
     return row;
@@ -202,6 +208,8 @@ static void judge_step(const json_t *row) {
     double read = number(row, "read_GB_per_s");
     assert_true(read > 0 && number(row, "ratio") >= 0);
     assert_near(number(row, "ratio") * read, number(row, "GB_per_s"));
+    assert_true(number(row, "host_us") > 0);
+    assert_true(json_is_null(json_object_get(row, "idle"))); /* CPUs have no clock of their own */
 }
 
 static void steps_on_one_rank(void **state) {
@@ -228,12 +236,49 @@ static void steps_on_several_ranks(void **state) {
                    "--footprint 2M --partition sequences=2 --slots 1 --kv-type f32");
 }
 
+enum { RAGGED = 8 };
+
+/* Of lengths from a = mean / RAGGED to b = mean * RAGGED with density x^(-3/2), what those have
+ * together that are shorter than a share `part` of all: F(x) = (a^-1/2 - x^-1/2) / (a^-1/2 -
+ * b^-1/2) by bisection, and the integral of x up to there, which is linear in sqrt x. */
+static double tokens_below(double part, double mean, double batch) {
+    double a = mean / RAGGED, b = mean * RAGGED, low = a, high = b;
+    for (int round = 0; round < 100; round++) {
+        double x = (low + high) / 2;
+        double below = (1 / sqrt(a) - 1 / sqrt(x)) / (1 / sqrt(a) - 1 / sqrt(b));
+        *(below < part ? &low : &high) = x;
+    }
+    return batch * mean * (sqrt(low) - sqrt(a)) / (sqrt(b) - sqrt(a));
+}
+
+static void judge_lengths(const json_t *row, bool ragged) {
+    double batch = number(row, "batch"), length = number(row, "length");
+    double shortest = number(row, "shortest"), longest = number(row, "longest");
+    if (ragged && batch > 1) {
+        double last = batch * length - tokens_below(1 - 1 / batch, length, batch);
+        assert_true(fabs(shortest - tokens_below(1 / batch, length, batch)) <= 1);
+        assert_true(fabs(longest - last) <= 1 && longest > shortest);
+    } else {
+        assert_true(shortest == length && longest == length);
+    }
+}
+
+static bool ragged_next; /* rows come in pairs: uniform, ragged */
+
 static void judge_attention(const json_t *row) {
+    judge_lengths(row, ragged_next);
     double kv_bytes = number(row, "batch") * number(row, "length") * 3 * 2 * 16 * 4;
     assert_true(number(row, "kv_bytes") == kv_bytes);
     double us = number(row, "time_us");
     assert_true(us > 0 && number(row, "min_us") <= us && us <= number(row, "max_us"));
     assert_near(number(row, "GB_per_s") * us * 1e3, kv_bytes);
+    /* 4M of whole pages, walked through a whole number of times; a CPU replays nothing */
+    double pages = number(row, "batch") * ceil(number(row, "length") / 64);
+    double layers = ceil(4 * 1048576 / (pages * 3 * 2 * 64 * 16 * 4));
+    assert_true(number(row, "calls") > 0);
+    assert_true(ragged_next || fmod(number(row, "calls"), layers) == 0);
+    ragged_next = !ragged_next;
+    assert_true(number(row, "replayed") == 0);
     assert_near(number(row, "ratio") * number(row, "read_GB_per_s"), number(row, "GB_per_s"));
 }
 
@@ -241,8 +286,8 @@ static void attention_on_one_rank(void **state) {
     (void)state;
     in_every_format(1,
                     "attention --heads 6 --kv-heads 3 --head-dim 16 --kv-type f32 --batch 1,5 "
-                    "--length 64-512*2 --footprint 4M -r 3",
-                    attention_columns, 8, judge_attention);
+                    "--length 64-512*2 --ragged 8 --footprint 4M -r 3",
+                    attention_columns, 16, judge_attention);
     assert_done(1, "attention -m shape:tiny.json --batch 2 --length 70 --footprint 1M");
     says(printed, "# heads: 4 on 2 KV heads of 32, bf16");
 }

@@ -1,6 +1,6 @@
 /* mpi_2_trace.c - every record that decode makes is in the trace or counted as missing, in order,
  * whether the ring overflows or the disk takes no more; and ranks with different clocks meet on the
- * leader's.
+ * leader's. A device that both use is read by the first.
  *
  * The numbers recorded are 0, 1, 2, ... as bytes of spans, so what is kept is known without asking
  * the code that keeps it. The HDF5 file is read by the library itself.
@@ -75,6 +75,29 @@ static int64_t check_rank(hid_t file, int of_rank, int64_t n, int64_t least_ns, 
     return n_missing;
 }
 
+enum { READING_UJ = 1000000000 };
+
+/* The device's counter: so much more at every reading. */
+static int64_t read_device(int index) {
+    static int64_t used_uj;
+    return index == 7 ? used_uj += READING_UJ : -1;
+}
+
+static void check_energy(hid_t file, int of_rank) {
+    int64_t n, n_packages, of_device = 0, last_uj = 0;
+    int64_t *uj = read_column(file, of_rank, "energy/energy", &n);
+    int64_t *package = read_column(file, of_rank, "energy/package", &n_packages);
+    for (int64_t at = 0; at < n; at++) {
+        if (package[at] != package[n - 1]) continue; /* the device is the last */
+        of_device++;
+        last_uj = uj[at];
+    }
+    expect((of_device > 0) == (of_rank == 0), "readings of the device", of_device, of_rank == 0);
+    expect(last_uj == of_device * READING_UJ, "energy", last_uj, of_device * READING_UJ);
+    free(uj);
+    free(package);
+}
+
 static void limit_files(rlim_t n_bytes) {
     struct rlimit limit;
     REQUIRE(getrlimit(RLIMIT_FSIZE, &limit) == 0, "no limits");
@@ -92,8 +115,11 @@ static void record(struct topology *topology, int n, rlim_t room, const char *na
     options.trace = name;
     options.trace_steps.last = INT32_MAX;
     clock_record_open();
-    struct trace_options wish = {
-        .options = &options, .topology = topology, .begin_ns = begin_ns, .config = "{}"};
+    struct trace_options wish = {.options = &options,
+                                 .topology = topology,
+                                 .begin_ns = begin_ns,
+                                 .config = "{}",
+                                 .meter = {"the device of both", read_device, 7}};
     trace_open(&trace, &wish, &fault);
     REQUIRE(fault.kind == FAULT_NONE, "%s", fault.text);
     if (room && rank == 1) limit_files(room);
@@ -114,6 +140,7 @@ static void record(struct topology *topology, int n, rlim_t room, const char *na
         int64_t least_ns = of_rank == 0 ? ahead_ns : 0;
         int64_t n_missing = check_rank(file, of_rank, n, least_ns, least_ns + MINUTE_NS);
         printf("%s, rank %d: %lld of %d are missing\n", name, of_rank, (long long)n_missing, n);
+        check_energy(file, of_rank);
         if (!room) continue;
         int64_t n_most = of_rank == 1 ? (int64_t)room / 64 : n;
         int64_t least = n - n_most; /* the head takes some of the room besides */

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -145,6 +146,19 @@ static void listeners_hear_what_and_where(void **state) {
     clock_record_close();
 }
 
+/* It goes on while the thread works, and stands while it sleeps. */
+static void a_thread_has_a_clock_of_its_own(void **state) {
+    (void)state;
+    const struct timespec pause = {.tv_nsec = 50000000};
+    struct deadline deadline = clock_deadline(60);
+    int64_t begin = clock_thread_ns();
+    while (clock_thread_ns() < begin + 5000000)
+        assert_false(clock_expired(deadline));
+    int64_t before = clock_thread_ns();
+    assert_int_equal(nanosleep(&pause, NULL), 0);
+    assert_true(clock_thread_ns() < before + pause.tv_nsec);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(histogram_knows_percentiles_to_a_128th),
@@ -152,6 +166,7 @@ int main(void) {
         cmocka_unit_test(histogram_takes_any_number),
         cmocka_unit_test(spans_are_counted_by_kind_and_label),
         cmocka_unit_test(listeners_hear_what_and_where),
+        cmocka_unit_test(a_thread_has_a_clock_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

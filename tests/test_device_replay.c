@@ -5,6 +5,7 @@
  * occurred, over the length. Sequences come with a prompt of some rows and leave from the front, so
  * rows move, pages grow and the number of rows changes between steps.
  */
+#include "clock.h"
 #include "device_plain.h"
 
 enum { VOCABULARY = 64, MOST_ROWS = 24, MOST_SEQUENCES = 12, CONTEXT = 256, PROMPT = 3 };
@@ -197,6 +198,7 @@ static void check_walk(const struct subject *subject) {
     struct step *step = take(1, sizeof *step);
     struct model model;
     int first = 0, end = 0, n_replayed = 0;
+    int64_t begin_ns = clock_now_ns();
     model_open(&model, subject);
     memset(told, 0, MOST_SEQUENCES * sizeof *told);
     for (int handle = 0; handle < MOST_SEQUENCES; handle++) {
@@ -215,6 +217,14 @@ static void check_walk(const struct subject *subject) {
         n_replayed += run_step(subject, &model, &step->rows);
         check_attention(subject, &model, step, told);
         check_tokens(subject, step, told, scored);
+    }
+    struct device_times times = subject->ops->times(subject->device);
+    int64_t since_ns = clock_now_ns() - begin_ns;
+    if (subject->ops == &device_cuda) {
+        assert_true(times.idle_ns > 0 && times.idle_ns < since_ns);
+        assert_true(times.waited_ns > 0 && times.waited_ns < since_ns);
+    } else {
+        assert_true(times.idle_ns == -1 && times.waited_ns == 0);
     }
     /* only a device whose calls cost something gains by it */
     assert_int_equal(n_replayed > ROUNDS * N_STEPS / 4, subject->ops == &device_cuda);

@@ -296,6 +296,12 @@ static void benches_are_commands_of_two_words(void **state) {
     assert_refused("bench wire --sizes 24", "--sizes: 24 is not a multiple of 16");
     assert_refused("bench attention --footprint 1023K",
                    "--footprint 1047552 is less than 1M: it is to be larger than caches");
+    assert_refused("bench attention --length 64,15 --ragged 16",
+                   "--ragged 16: sequences of --length 15 would have from 15/16 to 240 tokens; "
+                   "1 to 1000000000 are possible");
+    assert_refused("bench attention --length 500000001 --ragged 2",
+                   "--ragged 2: sequences of --length 500000001 would have from 500000001/2 to "
+                   "1000000002 tokens; 1 to 1000000000 are possible");
     assert_refused("bench wire --batch 1", "--batch is an option of lamina bench step, not of "
                                            "lamina bench wire");
     assert_refused(

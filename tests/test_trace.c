@@ -550,7 +550,7 @@ static void write_zone(const char *zone, const char *file, const char *text) {
 
 static void counters_that_begin_again_are_added_up(void **state) {
     (void)state;
-    struct energy energy;
+    struct energy energy = {0};
     char source[160], command[256];
     energy_open(&energy, scratch_folder, source, sizeof source);
     assert_int_equal(energy.n, 0);
@@ -585,6 +585,50 @@ static void counters_that_begin_again_are_added_up(void **state) {
     energy_close(&energy);
 }
 
+static int64_t device_uj[3];
+
+static int64_t read_device(int index) {
+    return device_uj[index];
+}
+
+/* Behind the packages, here none; a reading that fails is passed over. */
+static void a_device_is_read_beside_the_processors(void **state) {
+    (void)state;
+    struct energy energy = {0};
+    struct trace_meter meter = {"one", read_device, 2};
+    char source[160] = "none: a test", root[600];
+    energy_open_device(&energy, &(struct trace_meter){"other", read_device, 1}, source,
+                       sizeof source);
+    assert_int_equal(energy.n, 1);
+    assert_string_equal(source, "none: a test; GPU");
+    energy_close(&energy);
+    device_uj[2] = -1;
+    energy_open_device(&energy, &meter, source, sizeof source);
+    assert_int_equal(energy.n, 0);
+    assert_string_equal(source, "none: a test; GPU; GPU: cannot be read");
+    snprintf(root, sizeof root, "mkdir -p %s/sys/class/powercap", scratch_folder);
+    assert_int_equal(system(root), 0);
+    write_zone("intel-rapl:0", "name", "package-0\n");
+    write_zone("intel-rapl:0", "max_energy_range_uj", "1000\n");
+    write_zone("intel-rapl:0", "energy_uj", "900\n");
+    write_zone("intel-rapl:1", "energy_uj", "what\n"); /* of the test before */
+    device_uj[2] = 7000000000000;
+    energy_open(&energy, scratch_folder, source, sizeof source);
+    energy_open_device(&energy, &meter, source, sizeof source);
+    assert_int_equal(energy.n, 2);
+    assert_string_equal(source, "RAPL: intel-rapl:0; GPU");
+    device_uj[2] += 42000;
+    energy_read(&energy);
+    device_uj[2] = -1;
+    energy_read(&energy);
+    assert_true(energy.sum_uj[0] == 0 && energy.sum_uj[1] == 42000);
+    device_uj[2] = 7000000043000;
+    write_zone("intel-rapl:0", "energy_uj", "905\n");
+    energy_read(&energy);
+    assert_true(energy.sum_uj[0] == 5 && energy.sum_uj[1] == 43000);
+    energy_close(&energy);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_journals_are_read),
@@ -602,6 +646,7 @@ int main(void) {
         cmocka_unit_test(turns_are_sums_of_spans),
         cmocka_unit_test(steps_are_chosen),
         cmocka_unit_test(counters_that_begin_again_are_added_up),
+        cmocka_unit_test(a_device_is_read_beside_the_processors),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

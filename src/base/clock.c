@@ -11,10 +11,18 @@ static struct {
     bool empty;
 } recorder;
 
-int64_t clock_now_ns(void) {
+static int64_t read_ns(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t clock_now_ns(void) {
+    return read_ns(CLOCK_MONOTONIC);
+}
+
+int64_t clock_thread_ns(void) {
+    return read_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 void clock_stamp(char text[32]) {

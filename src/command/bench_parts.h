@@ -14,6 +14,10 @@ void bench_tell(struct run *run, struct sheet *sheet);
  * (agreed; said here once). */
 int bench_end(struct run *run, struct sheet *sheet, int code, struct fault *fault);
 
+/* Lengths of `n` sequences between mean / spread and mean * spread, the total n * mean, in an order
+ * that the seed makes. `mean` is at least `spread`; a spread of 1 makes all alike. */
+void bench_lengths(int32_t *length, int n, int mean, int spread, uint64_t seed);
+
 /* The largest number of a list. */
 int64_t bench_largest(const struct number_list *list);
 
@@ -23,6 +27,18 @@ struct spread {
 };
 struct spread bench_spread(double *value, int n);
 
+/* Something to be timed, again and again. */
+struct work {
+    void (*enqueue)(void *of);
+    void *of;
+};
+/* How often `work` is to be enqueued so that a measurement lasts a hundredth of a second or more,
+ * in which its start, when the device waits for the host, is little. Does it three times first, by
+ * when a device that keeps runs has this one. */
+int bench_fit(struct run *run, struct work work);
+/* Seconds that it takes when enqueued `times` times, the mean. */
+double bench_time(struct run *run, struct work work, int times);
+
 /* Memory to be read as fast as the device can: made-up numbers, laid out by the threads that will
  * read them. */
 struct ceiling {
@@ -30,6 +46,7 @@ struct ceiling {
     size_t n_bytes;
     struct buffer *buffer, *sum;
     size_t next;             /* offset of the next read */
+    int way;                 /* of reading; the best one after a measurement */
     double copy_bytes_per_s; /* of all of it to elsewhere, best of the repeats; read and written
                                 bytes both count */
 };
@@ -37,8 +54,8 @@ struct ceiling {
  * this rank may not use that much. Local. */
 bool bench_ceiling_open(struct ceiling *ceiling, struct run *run, size_t n_bytes,
                         struct fault *fault);
-/* The best rate of --warmup and --repeat reads of `n_bytes`, and at least eight, each of memory
- * that was not read for as long as there is other. Bytes a second. */
+/* The best rate of reads of `n_bytes`, each way that the device has measured eight times; a read is
+ * of memory that was not read for as long as there is other. Bytes a second. */
 double bench_ceiling_read(struct ceiling *ceiling, size_t n_bytes);
 void bench_ceiling_close(struct ceiling *ceiling);
 

@@ -10,6 +10,11 @@
  * A step must read the weights once a slot, but of the embedding only the rows of its tokens, and K
  * and V of every sequence: these bytes over its time are compared with what streaming reads get,
  * all ranks at once, added up.
+ *
+ * What the host adds is measured beside it: the CPU time of the leader's decoding thread, less what
+ * it spun in waits for its device, and the part of the time in which the device had ended one step
+ * and not begun the next. The latter is of layouts without attention ranks alone: elsewhere a
+ * device does the work of one slot between two steps of another.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +37,8 @@ enum column {
     READ,
     COPY,
     RATIO,
+    HOST,
+    IDLE,
     COLUMNS
 };
 static const struct sheet_column columns[COLUMNS] = {
@@ -47,6 +54,8 @@ static const struct sheet_column columns[COLUMNS] = {
     [READ] = {"read_GB_per_s", SHEET_REAL, 2},
     [COPY] = {"copy_GB_per_s", SHEET_REAL, 2},
     [RATIO] = {"ratio", SHEET_REAL, 3},
+    [HOST] = {"host_us", SHEET_REAL, 1},
+    [IDLE] = {"idle", SHEET_REAL, 4},
 };
 
 static int n_steps(const struct options *options) {
@@ -120,15 +129,27 @@ struct rates {
     double read, copy;
 };
 
-/* When each step of each slot ended; slots take turns. */
+/* The end of a step on the leader: when, and what its thread and its device have spent until then.
+ */
+struct end {
+    int64_t at_ns, thread_ns;
+    struct device_times device;
+};
+
+/* Of each step of each slot; slots take turns. */
 struct ends {
+    const struct run *run;
     int n, most;
-    int64_t *at_ns; /* (most) */
+    struct end *end; /* (most) */
 };
 
 static void note_end(void *argument) {
     struct ends *ends = argument;
-    if (ends->n < ends->most) ends->at_ns[ends->n++] = clock_now_ns();
+    const struct run *run = ends->run;
+    if (ends->n == ends->most) return;
+    ends->end[ends->n++] = (struct end){.at_ns = clock_now_ns(),
+                                        .thread_ns = clock_thread_ns(),
+                                        .device = run->device_ops->times(run->device)};
 }
 
 static int64_t bytes_of(const struct run *run, const struct graph_weight *weight) {
@@ -167,6 +188,18 @@ static double kv_bytes(const struct run *run, int batch, int length) {
            run->service.head_dim * (double)element_bytes(kv_element(options->kv_type));
 }
 
+/* Microseconds of the leader's thread in each of the `n` steps from one end to another. */
+static double host_us(const struct end *from, const struct end *to, int n) {
+    int64_t waited_ns = to->device.waited_ns - from->device.waited_ns;
+    return (double)(to->thread_ns - from->thread_ns - waited_ns) * 1e-3 / n;
+}
+
+/* NAN where it cannot be told. */
+static double idle_part(const struct run *run, const struct end *from, const struct end *to) {
+    if (run->topology.layout.attention_ranks > 0 || to->device.idle_ns < 0) return NAN;
+    return (double)(to->device.idle_ns - from->device.idle_ns) / (double)(to->at_ns - from->at_ns);
+}
+
 /* The leader's: a row of the sheet. */
 static void put_row(struct run *run, const struct ends *ends, int batch, int length,
                     struct rates limits, struct sheet *sheet) {
@@ -175,7 +208,9 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
     int n = options->repeat * n_slots;
     double *seconds = check_alloc((size_t)n, sizeof *seconds);
     for (int at = 0; at < n; at++) /* behind the entries of the beginning */
-        seconds[at] = (double)(ends->at_ns[n_slots + first + at] - ends->at_ns[first + at]) * 1e-9;
+        seconds[at] =
+            (double)(ends->end[n_slots + first + at].at_ns - ends->end[first + at].at_ns) * 1e-9;
+    const struct end *from = &ends->end[n_slots + first - 1], *to = from + n;
     struct spread spread = bench_spread(seconds, n);
     free(seconds);
     double weights = (double)weight_bytes(run, batch) * n_slots;
@@ -194,6 +229,8 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
                          [READ] = {.real = limits.read * 1e-9},
                          [COPY] = {.real = limits.copy * 1e-9},
                          [RATIO] = {.real = rate / limits.read},
+                         [HOST] = {.real = host_us(from, to, n)},
+                         [IDLE] = {.real = idle_part(run, from, to)},
                      });
 }
 
@@ -204,10 +241,10 @@ static void measure(struct run *run, int batch, int length, struct rates limits,
     struct sequences sequences = {0};
     struct supply supply = {supply_next, supply_exhausted, supply_n_ready,
                             supply_poke, supply_wait,      &sequences};
-    struct ends ends = {.most = n_slots * (steps + 1)};
+    struct ends ends = {.run = run, .most = n_slots * (steps + 1)};
     struct fault fault = {0};
     bool leader = run->topology.leader;
-    ends.at_ns = check_alloc((size_t)ends.most, sizeof *ends.at_ns);
+    ends.end = check_alloc((size_t)ends.most, sizeof *ends.end);
     if (leader) open_sequences(&sequences, run, batch, length);
     compose_decode(run, &supply, &never, leader ? note_end : NULL, &ends);
     decode_fill_cache(run->decode, run->options->seed, run->resources.n_threads);
@@ -225,7 +262,7 @@ static void measure(struct run *run, int batch, int length, struct rates limits,
     }
     compose_close_decode(run);
     close_sequences(&sequences);
-    free(ends.at_ns);
+    free(ends.end);
 }
 
 /* ---- all points -------------------------------------------------------------------------------

@@ -140,12 +140,14 @@ static void open_trace(struct run *run, struct fault *fault) {
         source_fingerprint(&run->source, &run->model, fingerprint);
         config = describe_config(run);
     }
-    struct trace_options options = {.options = run->options,
-                                    .topology = &run->topology,
-                                    .begin_ns = run->begin_ns,
-                                    .model = run->model.name,
-                                    .model_fingerprint = fingerprint,
-                                    .config = config};
+    struct trace_options options = {
+        .options = run->options,
+        .topology = &run->topology,
+        .begin_ns = run->begin_ns,
+        .model = run->model.name,
+        .model_fingerprint = fingerprint,
+        .config = config,
+        .meter = {run->device_id, run->device_ops->energy_uj, run->topology.local_rank}};
     trace_open(&run->trace, &options, fault);
     free(config);
 }

@@ -152,6 +152,12 @@ static int64_t cpu_free_bytes(const struct device_options *options) {
     return -1;
 }
 
+/* The counters of processors are the host's: others read them (trace_energy.c). */
+static int64_t cpu_energy_uj(int index) {
+    (void)index;
+    return -1;
+}
+
 static size_t cpu_weight_bytes(const struct tensor *part, int n_parts) {
     size_t n_bytes = 0;
     for (int at = 0; at < n_parts; at++)
@@ -388,6 +394,7 @@ const struct device_ops device_cpu = {
     .activation = ELEMENT_F32,
     .count = cpu_count,
     .identify = cpu_identify,
+    .energy_uj = cpu_energy_uj,
     .free_bytes = cpu_free_bytes,
     .weight_bytes = cpu_weight_bytes,
     .open = cpu_open,
@@ -425,7 +432,9 @@ const struct device_ops device_cpu = {
     .sample = cpu_sample,
     .put_history = cpu_put_history,
     .take_tokens = cpu_take_tokens,
+    .read_ways = cpu_read_ways,
     .read_stream = cpu_read_stream,
     .copy = cpu_copy,
     .lap = cpu_lap,
+    .times = cpu_times,
 };

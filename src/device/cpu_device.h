@@ -98,9 +98,11 @@ void cpu_sample(struct device *device, const struct rows *rows, struct value log
 int64_t cpu_take_tokens(struct device *device, int slot, int step, int n_picked, int32_t *token,
                         struct token_score *score);
 
-void cpu_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
-                     size_t n_bytes);
+extern const char *const cpu_read_ways[];
+void cpu_read_stream(struct device *device, int way, struct buffer *sum, struct buffer *from,
+                     size_t offset, size_t n_bytes);
 void cpu_copy(struct device *device, struct buffer *to, struct buffer *from, size_t n_bytes);
 double cpu_lap(struct device *device);
+struct device_times cpu_times(const struct device *device);
 
 #endif

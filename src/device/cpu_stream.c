@@ -18,8 +18,11 @@ static size_t run_begin(size_t n_bytes, int thread, int n_threads) {
     return (lines / n * (size_t)thread + lines % n * (size_t)thread / n) * LINE_BYTES;
 }
 
-void cpu_read_stream(struct device *device, struct buffer *sum, struct buffer *from, size_t offset,
-                     size_t n_bytes) {
+const char *const cpu_read_ways[] = {"a run a thread", NULL};
+
+void cpu_read_stream(struct device *device, int way, struct buffer *sum, struct buffer *from,
+                     size_t offset, size_t n_bytes) {
+    REQUIRE(way == 0, "no way %d of reading", way);
     REQUIRE(offset + n_bytes <= from->n_bytes, "read past the end of a buffer");
     const unsigned char *data = from->data + offset;
     uint64_t all = 0;
@@ -60,4 +63,9 @@ double cpu_lap(struct device *device) {
     int64_t now = clock_now_ns(), before = device->lap_ns;
     device->lap_ns = now;
     return (double)(now - before) * 1e-9;
+}
+
+struct device_times cpu_times(const struct device *device) {
+    (void)device;
+    return (struct device_times){.waited_ns = 0, .idle_ns = -1};
 }

@@ -197,6 +197,19 @@ static bool check_heads(const struct options *options, struct fault *fault) {
     return true;
 }
 
+static bool check_lengths(const struct options *options, struct fault *fault) {
+    for (int at = 0; at < options->length.n; at++) {
+        int64_t length = options->length.value[at];
+        if (length < options->ragged || length * options->ragged > 1000000000)
+            return fault_user(fault,
+                              "--ragged %d: sequences of --length %lld would have from %lld/%d to "
+                              "%lld tokens; 1 to 1000000000 are possible",
+                              options->ragged, (long long)length, (long long)length,
+                              options->ragged, (long long)(length * options->ragged));
+    }
+    return true;
+}
+
 static bool check_sizes(const struct options *options, struct fault *fault) {
     for (int at = 0; at < options->sizes.n; at++) {
         if (options->sizes.value[at] % 16 != 0)
@@ -209,7 +222,8 @@ static bool check_sizes(const struct options *options, struct fault *fault) {
 static bool check_together(const struct options *options, struct fault *fault) {
     const char *name = command_name(options->command);
     if (options->command == COMMAND_BENCH_ATTENTION)
-        return check_heads(options, fault) && check_footprint(options, fault);
+        return check_heads(options, fault) && check_lengths(options, fault) &&
+               check_footprint(options, fault);
     if (options->command == COMMAND_BENCH_WIRE) return check_sizes(options, fault);
     bool operand = options->command == COMMAND_SLICES || options->command == COMMAND_INSPECT;
     if (!options->model)

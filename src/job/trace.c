@@ -215,10 +215,11 @@ static void make_plan(struct plan *plan, const struct trace *trace,
     snprintf(plan->path, sizeof plan->path, "%s", beside->path);
 }
 
-/* What ranks tell the leader, and it all of them: who began when and where. */
+/* What ranks tell the leader, and it all of them: who began when, where and on what. */
 struct identity {
     int64_t begin_ns; /* on the leader's clock */
     char host[64];
+    char device[64]; /* "": the host's processors */
 };
 
 static struct identity *share_identities(const struct trace_options *options) {
@@ -227,6 +228,7 @@ static struct identity *share_identities(const struct trace_options *options) {
     struct identity *all = check_alloc(n_ranks, sizeof *all);
     struct identity mine = {.begin_ns = options->begin_ns + topology->clock_offset_ns};
     snprintf(mine.host, sizeof mine.host, "%s", topology->host);
+    snprintf(mine.device, sizeof mine.device, "%s", options->meter.id);
     topology_collect(topology, &mine, sizeof mine, all, "opening of the trace",
                      topology->deadline_s);
     topology_broadcast(topology, all, n_ranks * sizeof *all, "opening of the trace",
@@ -234,16 +236,31 @@ static struct identity *share_identities(const struct trace_options *options) {
     return all;
 }
 
-/* Ranks of one host would read the same counters: the first of them does. */
-static void open_energy(struct trace *trace, const struct identity *all) {
+/* Ranks of one host would read the same counters: the first of them does, and of a GPU the first
+ * that uses it. */
+static void open_energy(struct trace *trace, const struct identity *all,
+                        const struct trace_meter *meter) {
     struct trace_rank_head *head = &trace->head.rank;
-    for (int rank = 0; rank < head->rank; rank++) {
+    int host = head->rank, device = head->rank;
+    for (int rank = head->rank - 1; rank >= 0; rank--) {
         if (strcmp(all[rank].host, head->host) != 0) continue;
-        snprintf(head->energy_source, sizeof head->energy_source,
-                 "none: rank %d of this host reads its counters", rank);
-        return;
+        host = rank;
+        if (strcmp(all[rank].device, meter->id) == 0) device = rank;
     }
-    energy_open(&trace->energy, "", head->energy_source, sizeof head->energy_source);
+    char *source = head->energy_source;
+    size_t size = sizeof head->energy_source;
+    if (host == head->rank) {
+        energy_open(&trace->energy, "", source, size);
+    } else {
+        snprintf(source, size, "none: rank %d of this host reads its counters", host);
+    }
+    if (!meter->id[0]) return;
+    if (device == head->rank) {
+        energy_open_device(&trace->energy, meter, source, size);
+    } else {
+        size_t at = strlen(source);
+        snprintf(source + at, size - at, "; GPU: rank %d reads it", device);
+    }
 }
 
 /* Beside the target, else in /tmp, under a name nobody else has. */
@@ -297,7 +314,7 @@ void trace_open(struct trace **opened, const struct trace_options *options, stru
                                                  .clock_offset_ns = topology->clock_offset_ns}};
     snprintf(trace->head.rank.host, sizeof trace->head.rank.host, "%s", topology->host);
     if (plan->path[0]) { /* the leader has places */
-        open_energy(trace, all);
+        open_energy(trace, all, &options->meter);
         open_journal(trace, plan->path);
     }
     free(plan);

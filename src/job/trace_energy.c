@@ -1,4 +1,5 @@
-/* trace_energy.c - what the processors of this host use, where the kernel lets it be read.
+/* trace_energy.c - what the processors of this host use, where the kernel lets it be read, and what
+ * a GPU uses, where its driver does.
  *
  * /sys/class/powercap holds a zone a package (RAPL, of Intel and AMD alike): a counter of
  * microjoules that begins again at a range of its own. Only root may read it on most systems. The
@@ -65,10 +66,20 @@ static bool open_package(struct energy *energy, const char *folder, const char *
     return true;
 }
 
+void energy_open_device(struct energy *energy, const struct trace_meter *meter, char *source,
+                        size_t size) {
+    size_t at = strlen(source);
+    int64_t now_uj = meter->read_uj(meter->index);
+    snprintf(source + at, size - at, "; %s", now_uj < 0 ? "GPU: cannot be read" : "GPU");
+    if (now_uj < 0 || energy->n == TRACE_PACKAGES) return;
+    energy->device = *meter;
+    energy->fd[energy->n] = -1;
+    energy->last_uj[energy->n++] = now_uj;
+}
+
 void energy_open(struct energy *energy, const char *root, char *source, size_t size) {
     char folder[512];
     int error = 0;
-    *energy = (struct energy){0};
     snprintf(folder, sizeof folder, "%s/sys/class/powercap", root);
     struct dirent **zone = NULL;
     int n_zones = scandir(folder, &zone, NULL, alphasort);
@@ -95,7 +106,8 @@ void energy_open(struct energy *energy, const char *root, char *source, size_t s
 
 void energy_read(struct energy *energy) {
     for (int package = 0; package < energy->n; package++) {
-        int64_t now_uj = read_counter(energy->fd[package]);
+        int fd = energy->fd[package];
+        int64_t now_uj = fd < 0 ? energy->device.read_uj(energy->device.index) : read_counter(fd);
         if (now_uj < 0) continue;
         int64_t used_uj = now_uj - energy->last_uj[package];
         if (used_uj < 0) used_uj += energy->range_uj[package]; /* it began again */
@@ -106,6 +118,6 @@ void energy_read(struct energy *energy) {
 
 void energy_close(struct energy *energy) {
     for (int package = 0; package < energy->n; package++)
-        close(energy->fd[package]);
+        if (energy->fd[package] >= 0) close(energy->fd[package]);
     *energy = (struct energy){0};
 }

@@ -19,6 +19,7 @@
 #include "clock.h"
 #include "replacement.h"
 #include "topology.h"
+#include "trace.h"
 
 /* Of the HDF5 file and the journals. Another major number is another meaning of what was there
  * before; a minor one adds. The order of enum span_kind, op and message is part of the journals';
@@ -40,7 +41,7 @@ struct trace_head {
     int32_t first_step, last_step; /* of each slot, of which spans were asked for */
 };
 
-/* Energy of one package of processors since the first reading. */
+/* Energy of one package of processors, or of a GPU, since the first reading. */
 struct trace_energy {
     int64_t at_ns, energy_uj;
     int32_t package;
@@ -117,15 +118,19 @@ bool trace_rank_sound(const struct trace_rank *rank);
 
 enum { TRACE_PACKAGES = 16 };
 struct energy {
-    int n;
-    int fd[TRACE_PACKAGES];
+    int n;                     /* the device's counter is the last */
+    int fd[TRACE_PACKAGES];    /* -1: the device's */
+    struct trace_meter device; /* read_uj NULL: none */
     int64_t last_uj[TRACE_PACKAGES], range_uj[TRACE_PACKAGES], sum_uj[TRACE_PACKAGES];
 };
 /* The packages whose counters can be read; `root` stands before /sys (tests). `source` says which,
- * or why there are none. */
+ * or why there are none. Zero-initialise. */
 void energy_open(struct energy *energy, const char *root, char *source, size_t size);
+/* The device's counter besides, where it can be read; adds a word to `source`. */
+void energy_open_device(struct energy *energy, const struct trace_meter *meter, char *source,
+                        size_t size);
 void energy_close(struct energy *energy);
-/* What the packages used since energy_open. */
+/* What the packages and the device used since they were opened. */
 void energy_read(struct energy *energy);
 
 /* ---- journals: trace_journal.c ----------------------------------------------------------------

@@ -58,8 +58,8 @@ struct summary *summary_begin(const struct trace_head *head) {
            head->attention_ranks, head->heads, head->sequences);
     printf("spans        of steps %d to ", head->first_step);
     printf(head->last_step == INT32_MAX ? "the last\n" : "%d\n", head->last_step);
-    printf("\n%5s  %-9s  %-20s  %9s  %9s  %9s  %-8s  %s\n", "RANK", "ROLE", "HOST", "SPANS",
-           "STEPS", "MISSING", "COMPLETE", "ENERGY FROM");
+    printf("\n%5s  %-9s  %-20s  %9s  %9s  %9s  %-8s  %10s  %s\n", "RANK", "ROLE", "HOST", "SPANS",
+           "STEPS", "MISSING", "COMPLETE", "JOULES", "ENERGY FROM");
     return summary;
 }
 
@@ -158,8 +158,8 @@ static void add_steps(struct summary *summary, const struct trace_rank *rank) {
     }
 }
 
-/* The last reading of each package is its sum. */
-static void add_energy(struct summary *summary, const struct trace_rank *rank) {
+/* The last reading of each package is its sum. Returns the rank's. */
+static int64_t add_energy(struct summary *summary, const struct trace_rank *rank) {
     int64_t last_uj[TRACE_PACKAGES] = {0};
     for (size_t at = 0; at < rank->n_energy; at++) {
         const struct trace_energy *energy = &rank->energy[at];
@@ -168,8 +168,11 @@ static void add_energy(struct summary *summary, const struct trace_rank *rank) {
         int64_t ns = energy->at_ns - rank->energy[0].at_ns;
         if (ns > summary->energy_ns) summary->energy_ns = ns;
     }
+    int64_t sum_uj = 0;
     for (int package = 0; package < TRACE_PACKAGES; package++)
-        summary->energy_uj += last_uj[package];
+        sum_uj += last_uj[package];
+    summary->energy_uj += sum_uj;
+    return sum_uj;
 }
 
 void summary_put(struct summary *summary, const struct trace_rank *rank) {
@@ -177,14 +180,14 @@ void summary_put(struct summary *summary, const struct trace_rank *rank) {
     char host[128], source[256];
     log_escape(host, sizeof host, head->host, strlen(head->host));
     log_escape(source, sizeof source, head->energy_source, strlen(head->energy_source));
-    printf("%5d  %-9s  %-20s  %9zu  %9zu  %9lld  %-8s  %s\n", head->rank,
+    printf("%5d  %-9s  %-20s  %9zu  %9zu  %9lld  %-8s  %10.1f  %s\n", head->rank,
            role_name((enum role)head->role), host, rank->n_spans, rank->n_steps,
-           (long long)head->n_missing, head->complete ? "yes" : "no", source);
+           (long long)head->n_missing, head->complete ? "yes" : "no",
+           (double)add_energy(summary, rank) * 1e-6, source);
     summary->n_ranks[head->role] += 1;
     summary->n_missing += head->n_missing;
     add_spans(summary, rank);
     if (head->rank == 0) add_steps(summary, rank);
-    add_energy(summary, rank);
 }
 
 /* ---- printing ---------------------------------------------------------------------------------
@@ -261,7 +264,7 @@ void summary_end(struct summary *summary) {
     print_messages(summary);
     print_steps(summary);
     if (summary->energy_uj > 0)
-        printf("energy       %.3f J of processors, mean %.1f W, %.4f J a decoding row\n",
+        printf("energy       %.3f J of processors and GPUs, mean %.1f W, %.4f J a decoding row\n",
                (double)summary->energy_uj * 1e-6,
                each(summary->energy_uj, summary->energy_ns) * 1e3,
                each(summary->energy_uj, summary->n_decode) * 1e-6);
