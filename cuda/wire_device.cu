@@ -44,16 +44,17 @@ struct parts {
     size_t bulk, flags, end; /* the flagged part comes first */
 };
 
-/* What a waiting kernel notes for the host, in pinned memory. */
-struct expired {
-    int32_t is_set;
+/* What kernels tell the host, in pinned memory. */
+struct told {
+    int32_t is_expired; /* a wait, for: */
     int32_t message, slot, layer, lane, peer;
+    int64_t waited_ns[MESSAGES];
 };
 
-/* What kernels of this rank tell each other and, behind a drain, the host. */
+/* What kernels of this rank tell each other. */
 struct notes {
     int32_t n_expired;
-    unsigned long long waited_ns[MESSAGES]; /* from begin to end of a gather's last block */
+    int64_t waited_ns[MESSAGES]; /* from begin to end of a gather's last block */
 };
 
 /* One message and peer of a slot. */
@@ -74,7 +75,7 @@ struct wire {
     struct window *window;
     struct ports incoming, outgoing;
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
-    struct expired *expired;     /* pinned */
+    struct told *told;           /* pinned */
     struct notes *notes;         /* on the device */
 };
 
@@ -100,7 +101,7 @@ struct call {
     int32_t message, slot, layer, lane;
     int64_t deadline_ns;
     struct notes *notes;
-    struct expired *expired;
+    struct told *told;
 };
 
 template <int BYTES> struct alignas(BYTES) few { uint32_t at[BYTES / 4]; };
@@ -175,14 +176,14 @@ __device__ bool go_on(const struct call &call, const struct piece &piece, unsign
     if (*(volatile int32_t *)&call.notes->n_expired) return false;
     if (now - *begin_ns < call.deadline_ns) return true;
     if (atomicAdd(&call.notes->n_expired, 1) == 0) {
-        volatile struct expired *expired = call.expired;
-        expired->message = call.message;
-        expired->slot = call.slot;
-        expired->layer = call.layer;
-        expired->lane = call.lane;
-        expired->peer = piece.peer;
+        volatile struct told *told = call.told;
+        told->message = call.message;
+        told->slot = call.slot;
+        told->layer = call.layer;
+        told->lane = call.lane;
+        told->peer = piece.peer;
         __threadfence_system();
-        expired->is_set = 1;
+        told->is_expired = 1;
     }
     return false;
 }
@@ -310,9 +311,11 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
     } else {
         take_bulk<WHOLE ? 16 : 2>(call, piece, share);
     }
-    if (is_clock)
-        atomicAdd(&call.notes->waited_ns[call.message],
-                  (unsigned long long)(device_now_ns() - begin_ns));
+    if (is_clock) { /* the stream's gathers come one after another */
+        int64_t waited_ns = call.notes->waited_ns[call.message] + device_now_ns() - begin_ns;
+        call.notes->waited_ns[call.message] = waited_ns;
+        *(volatile int64_t *)&call.told->waited_ns[call.message] = waited_ns;
+    }
 }
 
 /* ---- opening ------------------------------------------------------------------------------------
@@ -440,8 +443,8 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
     open_sends(wire, all, n);
     free(own);
     free(all);
-    CHECK_CUDA(cudaMallocHost((void **)&wire->expired, sizeof *wire->expired));
-    memset(wire->expired, 0, sizeof *wire->expired);
+    CHECK_CUDA(cudaMallocHost((void **)&wire->told, sizeof *wire->told));
+    memset(wire->told, 0, sizeof *wire->told);
     CHECK_CUDA(cudaMalloc((void **)&wire->notes, sizeof *wire->notes));
     CHECK_CUDA(cudaMemset(wire->notes, 0, sizeof *wire->notes));
     wire->options.incoming = NULL;
@@ -455,12 +458,12 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
 
 static void progress(void *argument) {
     struct wire *wire = (struct wire *)argument;
-    const volatile struct expired *expired = wire->expired;
-    if (!expired->is_set) return;
+    const volatile struct told *told = wire->told;
+    if (!told->is_expired) return;
     check_fail("waited %g s for %s of layer %d, slot %d from rank %d: is that rank alive? "
                "(--deadline)",
-               wire->options.deadline_s, message_name((enum message)expired->message),
-               expired->layer, expired->slot, expired->peer);
+               wire->options.deadline_s, message_name((enum message)told->message),
+               told->layer, told->slot, told->peer);
 }
 
 /* One direction of a wire. */
@@ -565,7 +568,7 @@ static size_t carry(struct wire *wire, const struct direction *direction, struct
     call.lane = address.lane;
     call.deadline_ns = (int64_t)(wire->options.deadline_s * 1e9);
     call.notes = wire->notes;
-    call.expired = wire->expired;
+    call.told = wire->told;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
         int which = ports_find(direction->ports, address, block->peer);
@@ -605,11 +608,8 @@ static void drain(struct wire *wire) {
 }
 
 static double waited(struct wire *wire, enum message message) {
-    unsigned long long waited_ns;
-    CHECK_CUDA(cudaMemcpyAsync(&waited_ns, &wire->notes->waited_ns[message], sizeof waited_ns,
-                               cudaMemcpyDeviceToHost, wire->options.device->stream));
-    CHECK_CUDA(cudaStreamSynchronize(wire->options.device->stream));
-    return (double)waited_ns * 1e-9;
+    const volatile struct told *told = wire->told;
+    return (double)told->waited_ns[message] * 1e-9;
 }
 
 static void close(struct wire *wire) {
@@ -617,7 +617,7 @@ static void close(struct wire *wire) {
     CHECK_CUDA(cudaStreamSynchronize(wire->options.device->stream));
     window_close(wire->window);
     CHECK_CUDA(cudaFree(wire->notes));
-    CHECK_CUDA(cudaFreeHost(wire->expired));
+    CHECK_CUDA(cudaFreeHost(wire->told));
     ports_close(&wire->incoming);
     ports_close(&wire->outgoing);
     free(wire->receive);

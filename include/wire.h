@@ -105,8 +105,8 @@ struct wire_ops {
     void (*progress)(void *wire);
     /* Wait until everything sent has left. */
     void (*drain)(struct wire *wire);
-    /* Seconds since opening in which compute of this rank stood still for messages of a kind, as
-     * far as what was drained says; less than 0 where the wire cannot tell. */
+    /* Seconds since opening in which compute of this rank stood still for messages of a kind, those
+     * that have come; less than 0 where the wire cannot tell. Waits for nothing. */
     double (*waited)(struct wire *wire, enum message message);
     void (*close)(struct wire *wire);
 };

@@ -61,9 +61,9 @@ static void assert_done(int n_ranks, const char *options) {
  */
 
 static const char *const step_columns[] = {
-    "batch",         "length",       "step_ms",  "p10_ms",   "p90_ms",
-    "tok_per_s",     "weight_bytes", "kv_bytes", "GB_per_s", "read_GB_per_s",
-    "copy_GB_per_s", "ratio",        "host_us",  "idle",     NULL};
+    "batch",        "length",   "step_ms",  "p10_ms",        "p90_ms",        "tok_per_s",
+    "weight_bytes", "kv_bytes", "GB_per_s", "read_GB_per_s", "copy_GB_per_s", "ratio",
+    "host_us",      "idle",     "model_us", "attention_us",  "of_ideal",      NULL};
 static const char *const attention_columns[] = {
     "batch",    "length",        "shortest",      "longest",  "time_us",
     "min_us",   "max_us",        "calls",         "replayed", "kv_bytes",
@@ -78,8 +78,15 @@ static json_t *parse(const char *text) {
     return value;
 }
 
+static bool may_be_nan(const char *name) {
+    static const char *const names[] = {"idle", "model_us", "attention_us", "of_ideal"};
+    for (size_t at = 0; at < sizeof names / sizeof *names; at++)
+        if (strcmp(name, names[at]) == 0) return true;
+    return false;
+}
+
 /* The words of a line, split at commas or at blanks, as a row of named values: "wire" is text, the
- * others numbers, but that "idle" may be nan, as JSON says by null. */
+ * others numbers, but those that may be nan, as JSON says by null. */
 static json_t *row_of(char *line, const char *separators, const char *const *names) {
     json_t *row = json_object();
     for (char *word; (word = strsep(&line, separators));) {
@@ -88,7 +95,7 @@ static json_t *row_of(char *line, const char *separators, const char *const *nam
         char *end;
         double number = strtod(word, &end);
         bool text = strcmp(*names, "wire") == 0;
-        bool none = strcmp(*names, "idle") == 0 && strcmp(word, "nan") == 0;
+        bool none = may_be_nan(*names) && strcmp(word, "nan") == 0;
         if (!text && !none && (*end || !isfinite(number))) fail_msg("%s is %s", *names, word);
         json_object_set_new(row, *names++,
                             none   ? json_null()
@@ -210,6 +217,14 @@ static void judge_step(const json_t *row) {
     assert_near(number(row, "ratio") * read, number(row, "GB_per_s"));
     assert_true(number(row, "host_us") > 0);
     assert_true(json_is_null(json_object_get(row, "idle"))); /* CPUs have no clock of their own */
+    if (n_slots == 1) {                                      /* colocated */
+        assert_true(json_is_null(json_object_get(row, "of_ideal")));
+        return;
+    }
+    double model = number(row, "model_us"), attention = number(row, "attention_us");
+    assert_true(model > 0 && attention > 0);
+    assert_near(number(row, "of_ideal") * batch / (3e-6 * fmax(model, attention)),
+                number(row, "tok_per_s"));
 }
 
 static void steps_on_one_rank(void **state) {

@@ -11,6 +11,11 @@
  * and V of every sequence: these bytes over its time are compared with what streaming reads get,
  * all ranks at once, added up.
  *
+ * With attention ranks each rank also measures how long its compute stood still for messages. The
+ * rest of its time is work, T_m on a model rank and T_a on an attention rank for each slot and
+ * layer; the head and the sampling are spread into T_m. If nothing but the slower of the two were
+ * left, a step of all slots would make batch / (layers x max(T_m, T_a)) tokens a second: the ideal.
+ *
  * What the host adds is measured beside it: the CPU time of the leader's decoding thread, less what
  * it spun in waits for its device, and the part of the time in which the device had ended one step
  * and not begun the next. The latter is of layouts without attention ranks alone: elsewhere a
@@ -39,6 +44,9 @@ enum column {
     RATIO,
     HOST,
     IDLE,
+    MODEL,
+    ATTENTION,
+    OF_IDEAL,
     COLUMNS
 };
 static const struct sheet_column columns[COLUMNS] = {
@@ -56,6 +64,9 @@ static const struct sheet_column columns[COLUMNS] = {
     [RATIO] = {"ratio", SHEET_REAL, 3},
     [HOST] = {"host_us", SHEET_REAL, 1},
     [IDLE] = {"idle", SHEET_REAL, 4},
+    [MODEL] = {"model_us", SHEET_REAL, 2},
+    [ATTENTION] = {"attention_us", SHEET_REAL, 2},
+    [OF_IDEAL] = {"of_ideal", SHEET_REAL, 3},
 };
 
 static int n_steps(const struct options *options) {
@@ -129,10 +140,10 @@ struct rates {
     double read, copy;
 };
 
-/* The end of a step on the leader: when, and what its thread and its device have spent until then.
- */
+/* The end of a step: when, and what thread, device and wire have spent until then. */
 struct end {
     int64_t at_ns, thread_ns;
+    double stood_still_s; /* NAN where it cannot be told */
     struct device_times device;
 };
 
@@ -143,12 +154,22 @@ struct ends {
     struct end *end; /* (most) */
 };
 
+static double stood_still_s(const struct run *run) {
+    double sum = run->wire ? 0 : NAN;
+    for (int message = MESSAGE_Q; message <= MESSAGE_OUT && run->wire; message++) {
+        double seconds = run->wire_ops->waited(run->wire, (enum message)message);
+        sum += seconds < 0 ? NAN : seconds;
+    }
+    return sum;
+}
+
 static void note_end(void *argument) {
     struct ends *ends = argument;
     const struct run *run = ends->run;
     if (ends->n == ends->most) return;
     ends->end[ends->n++] = (struct end){.at_ns = clock_now_ns(),
                                         .thread_ns = clock_thread_ns(),
+                                        .stood_still_s = stood_still_s(run),
                                         .device = run->device_ops->times(run->device)};
 }
 
@@ -200,9 +221,44 @@ static double idle_part(const struct run *run, const struct end *from, const str
     return (double)(to->device.idle_ns - from->device.idle_ns) / (double)(to->at_ns - from->at_ns);
 }
 
+/* Measured steps of all slots, and the ends they lie between. */
+struct window {
+    int n;
+    const struct end *from, *to;
+};
+
+static struct window measured(const struct run *run, const struct ends *ends) {
+    int n_slots = run->limits.n_slots, n = run->options->repeat * n_slots;
+    const struct end *from = &ends->end[(run->options->warmup + 1) * n_slots - 1];
+    return (struct window){n, from, from + n};
+}
+
+/* Seconds of work for a slot and layer, of the slowest rank of each role. */
+struct worked {
+    double model_s, attention_s;
+};
+
+/* Collective; the leader's result. */
+static struct worked find_work(struct run *run, const struct ends *ends) {
+    const struct topology *topology = &run->topology;
+    struct window window = measured(run, ends);
+    double all_s = (double)(window.to->at_ns - window.from->at_ns) * 1e-9;
+    double mine = (all_s - (window.to->stood_still_s - window.from->stood_still_s)) /
+                  (window.n * run->service.n_layers);
+    double *of = check_alloc((size_t)topology->n_ranks, sizeof *of);
+    struct worked work = {NAN, NAN};
+    topology_collect(topology, &mine, sizeof mine, of, "times of work", run->options->deadline_s);
+    for (int rank = 0; topology->leader && run->wire && rank < topology->n_ranks; rank++) {
+        double *slowest = rank < topology->layout.model_ranks ? &work.model_s : &work.attention_s;
+        *slowest = isnan(*slowest) || of[rank] > *slowest ? of[rank] : *slowest;
+    }
+    free(of);
+    return work;
+}
+
 /* The leader's: a row of the sheet. */
 static void put_row(struct run *run, const struct ends *ends, int batch, int length,
-                    struct rates limits, struct sheet *sheet) {
+                    struct rates limits, struct worked work, struct sheet *sheet) {
     const struct options *options = run->options;
     int n_slots = run->limits.n_slots, first = options->warmup * n_slots;
     int n = options->repeat * n_slots;
@@ -210,12 +266,13 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
     for (int at = 0; at < n; at++) /* behind the entries of the beginning */
         seconds[at] =
             (double)(ends->end[n_slots + first + at].at_ns - ends->end[first + at].at_ns) * 1e-9;
-    const struct end *from = &ends->end[n_slots + first - 1], *to = from + n;
+    struct window window = measured(run, ends);
     struct spread spread = bench_spread(seconds, n);
     free(seconds);
     double weights = (double)weight_bytes(run, batch) * n_slots;
     double kv = kv_bytes(run, batch, length) * n_slots;
     double rate = (weights + kv) / spread.median;
+    double ideal = batch / (run->service.n_layers * fmax(work.model_s, work.attention_s));
     sheet_row(sheet, (struct sheet_value[COLUMNS]){
                          [BATCH] = {.whole = batch},
                          [LENGTH] = {.whole = length},
@@ -229,8 +286,11 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
                          [READ] = {.real = limits.read * 1e-9},
                          [COPY] = {.real = limits.copy * 1e-9},
                          [RATIO] = {.real = rate / limits.read},
-                         [HOST] = {.real = host_us(from, to, n)},
-                         [IDLE] = {.real = idle_part(run, from, to)},
+                         [HOST] = {.real = host_us(window.from, window.to, n)},
+                         [IDLE] = {.real = idle_part(run, window.from, window.to)},
+                         [MODEL] = {.real = work.model_s * 1e6},
+                         [ATTENTION] = {.real = work.attention_s * 1e6},
+                         [OF_IDEAL] = {.real = batch * n_slots / spread.median / ideal},
                      });
 }
 
@@ -246,19 +306,20 @@ static void measure(struct run *run, int batch, int length, struct rates limits,
     bool leader = run->topology.leader;
     ends.end = check_alloc((size_t)ends.most, sizeof *ends.end);
     if (leader) open_sequences(&sequences, run, batch, length);
-    compose_decode(run, &supply, &never, leader ? note_end : NULL, &ends);
+    compose_decode(run, &supply, &never, note_end, &ends);
     decode_fill_cache(run->decode, run->options->seed, run->resources.n_threads);
     compose_agree(run, &fault, "filling of the caches");
     for (int slot = 0; slot < n_slots; slot++)
         note_end(&ends); /* the beginning */
     decode_run(run->decode);
+    struct worked work = find_work(run, &ends);
     if (leader) {
         struct batch_counts counts = batch_counts(run->batch);
         REQUIRE(counts.n_rows == (int64_t)steps * n_slots * batch &&
                     counts.n_steps == (int64_t)steps * n_slots && ends.n == ends.most,
                 "%lld rows in %lld steps are not %d full ones", (long long)counts.n_rows,
                 (long long)counts.n_steps, steps * n_slots);
-        put_row(run, &ends, batch, length, limits, sheet);
+        put_row(run, &ends, batch, length, limits, work, sheet);
     }
     compose_close_decode(run);
     close_sequences(&sequences);
