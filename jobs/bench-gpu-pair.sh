@@ -13,13 +13,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . jobs/setup.sh
 
-program=build/cuda/lamina steps=150 shape=llama-3-8b wires="device nccl mpi"
+program=build/cuda/lamina steps=150 shape=llama-3-8b wires=(device nccl mpi)
 while [ $# -gt 0 ]; do
     case $1 in
     --program) program=${2:?} && shift ;;
     --steps) steps=${2:?} && shift ;;
     --shape) shape=${2:?} && shift ;;
-    --wires) wires=${2:?} && shift ;;
+    --wires) read -ra wires <<<"${2:?}" && shift ;;
     -h | --help) setup_help jobs/bench-gpu-pair.sh ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
@@ -46,7 +46,7 @@ nvidia-smi topo -m
 echo "== messages"
 bench wire wire --sizes '16-64M*4' --fan 1,2,4 --repeat 5
 
-for wire in $wires; do
+for wire in "${wires[@]}"; do
     for slots in 1 2; do
         echo "== steps: $shape, --wire $wire, $slots slot$([ $slots = 1 ] || echo s)"
         bench "step-$wire-$slots" step -m "shape:$shape" --wire "$wire" --slots $slots --batch 128 --length 1024,4096 \
@@ -55,7 +55,7 @@ for wire in $wires; do
 done
 
 echo "== two slots over one, tok/s"
-python3 - "$work" $wires <<'END'
+python3 - "$work" "${wires[@]}" <<'END'
 import json, sys
 for wire in sys.argv[2:]:
     one, two = (json.load(open(f"{sys.argv[1]}/step-{wire}-{slots}.json"))["results"] for slots in (1, 2))
