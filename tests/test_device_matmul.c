@@ -283,8 +283,8 @@ static void few_rows(const struct subject *subject, const struct few_case *c, in
 }
 
 /* Heights at which a GPU of 132 processors takes 1, 2, 3 and more tiles of 16 rows of a weight a
- * block, in one pass and in several; widths that end inside what is read at once; and a height and a
- * width that go another way. */
+ * block, in one pass and in several; widths that end inside what is read at once, or that one of two
+ * blocks has nothing of; and a height and a width that go another way. */
 static void few_rows_of_activations(void **state) {
     (void)state;
     static const int shapes[][2] = {{16, 64},    {37, 8256},   {1000, 1088},
