@@ -65,6 +65,7 @@ struct device {
     struct cuda_rows *rows; /* (n_slots) */
     char description[160];
     struct matmuls *matmuls;     /* matmul.cu's */
+    struct skinny_maps *skinny;  /* skinny.cu's */
     struct sampler *sampler;     /* sample.cu's; NULL unless this rank samples */
     struct records *records;     /* replay.cu's */
     int padded;                  /* while a run is recorded: rows of every launch; else 0 */
@@ -236,6 +237,14 @@ void matmul_prepare(struct device *device);
 void matmul_close(struct device *device);
 void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
                  const struct weight *weight, const struct weight *bias);
+
+/* skinny.cu: out = x W^T + bias for few rows. x as matmul.cu prepares it: its address and its rows
+ * multiples of 16 bytes. False, and nothing is done, where cuBLASLt is the better or the only one. */
+void skinny_prepare(struct device *device);
+void skinny_close(struct device *device);
+bool skinny_matmul(struct device *device, int n_rows, const struct value *out,
+                   const __nv_bfloat16 *x, int x_stride, const struct weight *weight,
+                   const float *bias);
 
 /* sample.cu */
 size_t sample_bytes(const struct device_limits *limits);

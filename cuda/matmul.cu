@@ -1,4 +1,5 @@
-/* matmul.cu - out (rows, N) = x (rows, K) W^T + bias through cuBLASLt (device.h).
+/* matmul.cu - out (rows, N) = x (rows, K) W^T + bias through cuBLASLt (device.h), or through skinny.cu
+ * where that says so.
  *
  * cuBLASLt sees columns first: out^T (N, rows) = W (N, K) x^T (K, rows), W transposed. What it needs is
  * prepared where a value does not give it: x becomes bf16 with rows of a multiple of 8 elements, an
@@ -59,6 +60,7 @@ void matmul_prepare(struct device *device) {
     CHECK_CUDA(cudaEventCreate(&matmuls->end));
     matmuls->plan = (struct matmul_plan *)check_alloc(MOST_KEPT, sizeof *matmuls->plan);
     device->matmuls = matmuls;
+    skinny_prepare(device);
 }
 
 void matmul_close(struct device *device) {
@@ -73,6 +75,7 @@ void matmul_close(struct device *device) {
     if (matmuls->out) CHECK_CUDA(cudaFree(matmuls->out));
     free(matmuls->plan);
     free(matmuls);
+    skinny_close(device);
 }
 
 /* ---- values that are not fit as they are ------------------------------------------------------
@@ -262,6 +265,9 @@ void cuda_matmul(struct device *device, int n_rows, struct value out, struct val
         CHECK_LAUNCH();
         from = narrow;
     }
+    if (skinny_matmul(device, n_rows, &out, (const __nv_bfloat16 *)from, plan.x_stride, weight,
+                      bias ? bias->vector : NULL))
+        return;
     if (!bias && is_fit(&out, 8)) {
         plan.out = out.element;
         plan.out_stride = out.stride;

@@ -197,6 +197,117 @@ static void narrow_weights(void **state) {
     subjects_close(&subjects);
 }
 
+enum { MOST_FEW = 33 };
+
+/* A product of bf16 numbers, as between operators of a model, and what it should be. */
+struct few_case {
+    int rows, columns; /* of the weight */
+    float *weight;     /* (rows, columns) */
+    float *bias;       /* (rows) */
+    float *x;          /* (MOST_FEW, columns) */
+    double *y, *size;  /* (MOST_FEW, rows) the sum over k of x w and of |x w|, without bias */
+};
+
+static struct few_case few_open(int rows, int columns) {
+    struct dice dice = {(uint64_t)rows * 1009 + (uint64_t)columns};
+    struct few_case c = {.rows = rows, .columns = columns};
+    size_t n_weights = (size_t)rows * (size_t)columns, n_x = (size_t)MOST_FEW * (size_t)columns;
+    c.weight = roll_floats(&dice, n_weights, -0.125f, 0.125f);
+    c.bias = roll_floats(&dice, (size_t)rows, -3, 3);
+    c.x = roll_floats(&dice, n_x, -2, 2);
+    for (size_t k = 0; k < n_weights; k++)
+        c.weight[k] = quant_from_bf16(quant_to_bf16(c.weight[k]));
+    for (size_t k = 0; k < n_x; k++)
+        c.x[k] = quant_from_bf16(quant_to_bf16(c.x[k]));
+    c.y = take((size_t)MOST_FEW * (size_t)rows, sizeof *c.y);
+    c.size = take((size_t)MOST_FEW * (size_t)rows, sizeof *c.size);
+    for (int row = 0; row < MOST_FEW; row++) {
+        for (int column = 0; column < rows; column++) {
+            const float *x = c.x + (size_t)row * (size_t)columns;
+            const float *w = c.weight + (size_t)column * (size_t)columns;
+            size_t at = (size_t)row * (size_t)rows + (size_t)column;
+            for (int k = 0; k < columns; k++) {
+                double product = (double)x[k] * (double)w[k];
+                c.y[at] += product;
+                c.size[at] += fabs(product);
+            }
+        }
+    }
+    return c;
+}
+
+static void few_close(struct few_case *c) {
+    free(c->weight);
+    free(c->bias);
+    free(c->x);
+    free(c->y);
+    free(c->size);
+}
+
+/* No factor is rounded here, so what is left is the error of a sum in any order, columns 2^-23 |x|
+ * |w| with tensor cores that cut instead of rounding, and the rounding of the output. */
+static void check_few(const struct subject *subject, const struct few_case *c, int n_rows,
+                      const float *got, bool biased, double rounding) {
+    for (int row = 0; row < n_rows; row++) {
+        for (int column = 0; column < c->rows; column++) {
+            size_t at = (size_t)row * (size_t)c->rows + (size_t)column;
+            double y = c->y[at] + (biased ? (double)c->bias[column] : 0);
+            double near = c->columns * 0x1p-23 * c->size[at] + rounding * fabs(y) + 0x1p-20;
+            if (fabs((double)got[at] - y) <= near) continue;
+            fail_msg("%s, (%d, %d) x %d rows%s: row %d, column %d is %g instead of %g",
+                     subject_name(subject), c->rows, c->columns, n_rows, biased ? " + bias" : "",
+                     row, column, (double)got[at], y);
+        }
+    }
+}
+
+/* Into an activation; with a bias, and into a view of floats with gaps around it. */
+static void few_rows(const struct subject *subject, const struct few_case *c, int n_rows,
+                     const struct weight *weight, const struct weight *bias) {
+    const struct device_ops *ops = subject->ops;
+    struct value x = activation_of(subject, n_rows, c->columns, c->x);
+    float *got = take((size_t)n_rows * (size_t)c->rows, sizeof *got);
+    double rounding = ops->activation == ELEMENT_BF16 ? 0x1p-8 : 0;
+    struct value narrow = activation_of(subject, n_rows, c->rows, got);
+    ops->matmul(subject->device, n_rows, narrow, x, weight, NULL);
+    activation_read(subject, &narrow, n_rows, got);
+    check_few(subject, c, n_rows, got, false, rounding);
+    struct value wide = value_alloc(subject, n_rows, c->rows);
+    ops->matmul(subject->device, n_rows, wide, x, weight, bias);
+    value_read(subject, &wide, n_rows, got);
+    check_few(subject, c, n_rows, got, true, 0);
+    free(got);
+    value_release(subject, &x);
+    value_release(subject, &narrow);
+    value_release(subject, &wide);
+}
+
+/* Heights at which a GPU of 132 processors takes 1, 2, 3 and more tiles of 16 rows of a weight a
+ * block, in one pass and in several; widths that end inside what is read at once, or that one of two
+ * blocks has nothing of; and a height and a width that go another way. */
+static void few_rows_of_activations(void **state) {
+    (void)state;
+    static const int shapes[][2] = {{16, 64},    {37, 8256},   {1000, 1088},
+                                    {2500, 192}, {2500, 2112}, {4250, 1088},
+                                    {29000, 64}, {65600, 64},  {300, 72}};
+    static const int n_rows[] = {1, 2, 7, 8, 9, 16, 17, 31, 32, MOST_FEW};
+    struct subjects subjects = subjects_open(&limits);
+    for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
+        struct few_case c = few_open(shapes[shape][0], shapes[shape][1]);
+        for (int at = 0; at < subjects.n; at++) {
+            const struct subject *subject = &subjects.at[at];
+            struct weight *weight = load_floats(subject, c.rows, c.columns, c.weight);
+            struct weight *bias = load_floats(subject, 1, c.rows, c.bias);
+            for (size_t count = 0; count < sizeof n_rows / sizeof *n_rows; count++)
+                few_rows(subject, &c, n_rows[count], weight, bias);
+            subject->ops->unload(subject->device, weight);
+            subject->ops->unload(subject->device, bias);
+        }
+        few_close(&c);
+    }
+    subjects_close(&subjects);
+}
+
 /* A weight joined of three tensors, on the devices that take such types together. */
 static void check_joined(const struct subjects *subjects, const enum quant type[3]) {
     enum { COLUMNS = 768, TALLEST = 40 };
@@ -352,6 +463,7 @@ int main(void) {
         cmocka_unit_test(weights_of_every_height),
         cmocka_unit_test(tall_weights_are_shared_by_threads),
         cmocka_unit_test(narrow_weights),
+        cmocka_unit_test(few_rows_of_activations),
         cmocka_unit_test(weights_joined_of_tensors),
         cmocka_unit_test(more_rows_than_tiles_times_rows_fit_an_int),
         cmocka_unit_test(embed_gives_the_rows_of_the_table),
