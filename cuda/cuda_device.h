@@ -106,17 +106,19 @@ __device__ inline void wait_for_inputs() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
-/* The next kernel may begin where blocks of this one end, or have room beside them. Only after
- * wait_for_inputs: so a kernel that has begun knows that all but its direct predecessor have
- * ended. */
+/* The next kernel may begin where blocks of this one end, or have room beside them. Kernels may call
+ * it before wait_for_inputs, so one that has begun knows of no kernel behind the last copy of begin
+ * that it has ended: before wait_for_inputs it reads weights, tables of begin, and keys and values of
+ * earlier steps, and nothing else. When that returns, all kernels before this one have ended, for
+ * each of them waited too. */
 __device__ inline void let_next_begin() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
-/* Both, for kernels that do nothing before. */
+/* Both, for kernels that do nothing before: the next one's blocks come while this one waits. */
 __device__ inline void follow_on() {
-    wait_for_inputs();
     let_next_begin();
+    wait_for_inputs();
 }
 
 /* A value's first element. */
