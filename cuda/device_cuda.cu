@@ -268,8 +268,8 @@ static size_t prepare_bytes(const struct device_options *options,
                                                                            : limits->max_rows);
     size_t a_slot;
     lay_out(limits, pages * sequences, &a_slot);
-    return (size_t)limits->n_slots * a_slot + matmul_bytes() +
-           (limits->vocabulary ? sample_bytes(limits) : 0) +
+    return (size_t)limits->n_slots * a_slot +
+           (limits->vocabulary ? matmul_bytes() + sample_bytes(limits) : 0) +
            (limits->head_dim ? attend_bytes(limits) : 0);
 }
 
@@ -279,8 +279,10 @@ static void prepare(struct device *device, const struct device_limits *limits) {
     for (int slot = 0; slot < limits->n_slots; slot++)
         open_rows(&device->rows[slot], limits);
     replay_prepare(device);
-    matmul_prepare(device);
-    if (limits->vocabulary) sample_prepare(device);
+    if (limits->vocabulary) {
+        matmul_prepare(device);
+        sample_prepare(device);
+    }
     if (limits->head_dim) attend_prepare(device);
 }
 

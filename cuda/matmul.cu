@@ -243,6 +243,7 @@ static void multiply(struct device *device, const struct matmul_plan *wanted, vo
 void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
                  const struct weight *weight, const struct weight *bias) {
     struct matmuls *matmuls = device->matmuls;
+    REQUIRE(matmuls, "a matmul on a rank that prepared for none");
     n_rows = launch_rows(device, n_rows);
     if (n_rows == 0) return;
     struct matmul_plan plan = {};

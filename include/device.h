@@ -133,7 +133,7 @@ struct device_limits {
     int max_picked;                    /* picked rows of a slot and step */
     int max_sequences;                 /* handles, all slots */
     int context;                       /* tokens of a sequence */
-    int vocabulary;                    /* 0 on a rank that does not sample */
+    int vocabulary;                    /* 0 on a rank without weights: no matmul, no sample */
     int n_heads, n_kv_heads, head_dim; /* attention held here; 0 on a rank without */
 };
 
