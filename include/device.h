@@ -142,6 +142,7 @@ struct device_options {
     int n_threads;
     int index;                /* rank on the host: modulo how many there are, which of them */
     int isa;                  /* enum isa_wish: 0 lets the device choose */
+    const char *cache_folder; /* for what is found by timing (kernel_cache.h); NULL: not kept */
     void (*progress)(void *); /* called by the opening thread inside long operators, or NULL */
     void *progress_argument;
 };

@@ -93,9 +93,11 @@ static void progress(void *argument) {
 
 static struct device_options device_options(struct run *run) {
     bool alone = run->topology.n_ranks == 1;
+    bool kept = !run->options->no_cache && run->environment.cache_folder[0];
     return (struct device_options){.n_threads = run->resources.n_threads,
                                    .index = run->topology.local_rank,
                                    .isa = (int)run->options->isa,
+                                   .cache_folder = kept ? run->environment.cache_folder : NULL,
                                    .progress = alone ? NULL : progress,
                                    .progress_argument = run};
 }
