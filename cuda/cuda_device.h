@@ -231,6 +231,7 @@ bool cuda_replay(struct device *device, const struct rows *rows, int name);
 void cuda_recorded(struct device *device);
 
 /* matmul.cu */
+int matmul_version(void);  /* of cuBLAS: 130100 is 13.1.0 */
 size_t matmul_bytes(void); /* that prepare takes; likewise below */
 void matmul_prepare(struct device *device);
 void matmul_close(struct device *device);

@@ -198,6 +198,26 @@ static void begin(struct device *device, const struct rows *rows) {
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
+/* 13000 is 13.0. */
+static void write_cuda_version(char text[16], int version) {
+    snprintf(text, 16, "%d.%d", version / 1000, version % 1000 / 10);
+}
+
+/* A driver has the version of the newest CUDA that it runs, and is none (0) on a host without. */
+static const char *version(void) {
+    static char text[96];
+    char ours[16], its[16];
+    int runtime = 0, driver = 0, products = matmul_version();
+    CHECK_CUDA(cudaRuntimeGetVersion(&runtime));
+    CHECK_CUDA(cudaDriverGetVersion(&driver));
+    write_cuda_version(ours, runtime);
+    write_cuda_version(its, driver);
+    snprintf(text, sizeof text, "%s (%s%s), cuBLAS %d.%d.%d", ours,
+             driver ? "driver for " : "no driver", driver ? its : "", products / 10000,
+             products / 100 % 100, products % 100);
+    return text;
+}
+
 static int count(void) {
     int n_devices = 0;
     return cudaGetDeviceCount(&n_devices) == cudaSuccess ? n_devices : 0;
@@ -425,6 +445,7 @@ static struct device_ops make_ops(void) {
     ops.name = "cuda";
     ops.activation = ELEMENT_BF16;
     ops.joins_weights = true;
+    ops.version = version;
     ops.count = count;
     ops.identify = identify;
     ops.free_bytes = free_bytes;

@@ -56,6 +56,10 @@ struct matmuls {
     size_t out_elements;
 };
 
+int matmul_version(void) {
+    return (int)cublasLtGetVersion();
+}
+
 size_t matmul_bytes(void) {
     return (size_t)WORKSPACE_BYTES + FLUSH_BYTES;
 }
@@ -68,8 +72,8 @@ static struct kernel_cache *open_cache(const struct device *device) {
     CHECK_CUDA(cudaGetDevice(&index));
     CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
     CHECK_CUDA(cudaDriverGetVersion(&driver));
-    snprintf(key, sizeof key, "%.100s, %d processors, driver %d, cuBLASLt %zu, search %d",
-             properties.name, properties.multiProcessorCount, driver, cublasLtGetVersion(),
+    snprintf(key, sizeof key, "%.100s, %d processors, driver %d, cuBLAS %d, search %d",
+             properties.name, properties.multiProcessorCount, driver, matmul_version(),
              (int)SEARCH);
     return kernel_cache_open(device->options.cache_folder, key);
 }

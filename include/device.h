@@ -162,6 +162,8 @@ struct device_ops {
      * as much as one of few rows does, and taller weights are read faster. */
     bool joins_weights;
 
+    /* Versions of the libraries under it, for people, or "not built"; NULL of device_cpu. */
+    const char *(*version)(void);
     /* How many of the kind this host shows; 0: none, or not built. */
     int (*count)(void);
     /* Start the processor that `options` name, so that what this takes is no longer free, and say
