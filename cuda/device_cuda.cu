@@ -11,6 +11,7 @@
  * on its neighbours' values, but cuBLAS may sum in another order for another number of rows, so what
  * the CPU promises bit by bit is promised here to a tolerance (docs/design.md section 6).
  */
+#include <ctype.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -233,6 +234,34 @@ static void identify(const struct device_options *options, char id[DEVICE_ID_BYT
         snprintf(id + 2 * at, 3, "%02x", (unsigned char)properties.uuid.bytes[at]);
 }
 
+/* In the letters that the kernel uses. */
+static void write_bus(char bus[24], int index) {
+    CHECK_CUDA(cudaDeviceGetPCIBusId(bus, 24, index));
+    for (char *at = bus; *at; at++)
+        *at = (char)tolower((unsigned char)*at);
+}
+
+/* The runtime names no links. Atomics on another GPU's memory work over NVLink and not over PCIe. */
+static bool is_linked(int from, int to) {
+    int reaches = 0, atomics = 0;
+    CHECK_CUDA(cudaDeviceCanAccessPeer(&reaches, from, to));
+    if (!reaches) return false;
+    CHECK_CUDA(
+        cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, from, to));
+    return atomics != 0;
+}
+
+static void locate(const struct device_options *options, struct device_place *place) {
+    *place = {};
+    place->n_visible = count();
+    place->index = options->index % place->n_visible;
+    write_bus(place->bus, place->index);
+    for (int other = 0; other < place->n_visible && other < 64; other++) {
+        if (other != place->index && is_linked(place->index, other))
+            place->links |= (uint64_t)1 << other;
+    }
+}
+
 static int64_t free_bytes(const struct device_options *options) {
     size_t n_free = 0, n_all = 0;
     if (cudaSetDevice(options->index % count()) != cudaSuccess ||
@@ -272,8 +301,10 @@ static bool cuda_open(struct device **opened, const struct device_options *optio
     struct device *device = (struct device *)check_alloc(1, sizeof *device);
     device->options = *options;
     device->n_processors = properties.multiProcessorCount;
-    snprintf(device->description, sizeof device->description, "cuda %d, %.100s, %02x:%02x", index,
-             properties.name, properties.pciBusID, properties.pciDeviceID);
+    char bus[24];
+    write_bus(bus, index);
+    snprintf(device->description, sizeof device->description, "cuda %d, %.100s, %s", index,
+             properties.name, bus);
     CHECK_CUDA(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
     *opened = device;
     return true;
@@ -448,6 +479,7 @@ static struct device_ops make_ops(void) {
     ops.version = version;
     ops.count = count;
     ops.identify = identify;
+    ops.locate = locate;
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;
     ops.prepare_bytes = prepare_bytes;

@@ -147,6 +147,15 @@ struct device_options {
     void *progress_argument;
 };
 
+/* Where a processor with memory of its own sits. */
+struct device_place {
+    char bus[24];   /* on PCI, "0000:1b:00.0"; "" where the host's memory is used */
+    int n_visible;  /* processors of the kind that this process sees, */
+    int index;      /* and which of them it is */
+    uint64_t links; /* bit k: it and number k (below 64) reach each other's memory by links that are
+                       theirs (NVLink), not by the host's bus */
+};
+
 /* What steps have cost besides the work on their rows, since prepare. */
 struct device_times {
     int64_t waited_ns; /* CPU time that the calling thread spent in waits for the device, which
@@ -169,6 +178,8 @@ struct device_ops {
     /* Start the processor that `options` name, so that what this takes is no longer free, and say
      * which it is: the same text for all ranks that use it, "" where it uses the host's memory. */
     void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);
+    /* Where the processor that `options` name sits. */
+    void (*locate)(const struct device_options *options, struct device_place *place);
     /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */
     int64_t (*free_bytes)(const struct device_options *options);
     /* Microjoules that the processor of device_options.index has used since some time in the past;

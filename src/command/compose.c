@@ -107,6 +107,8 @@ static struct device_options device_options(struct run *run) {
 static void find_memory(struct run *run) {
     struct device_options options = device_options(run);
     run->device_ops->identify(&options, run->device_id);
+    run->device_ops->locate(&options, &run->device_place);
+    resources_locate_device(&run->resources, run->device_place.bus);
     int n_sharing =
         topology_count_same(&run->topology, run->device_id, sizeof run->device_id,
                             "comparison of devices", run->options->deadline_s * PATIENCE);

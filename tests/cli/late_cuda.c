@@ -25,6 +25,11 @@ static void identify(const struct device_options *options, char id[DEVICE_ID_BYT
     snprintf(id, DEVICE_ID_BYTES, "made up");
 }
 
+static void locate(const struct device_options *options, struct device_place *place) {
+    (void)options;
+    *place = (struct device_place){.bus = "made:up", .n_visible = 9, .index = 3, .links = 0x126};
+}
+
 static int64_t free_bytes(const struct device_options *options) {
     (void)options;
     return 64 << 20;
@@ -51,6 +56,7 @@ __attribute__((constructor)) static void fill_in(void) {
     device_cuda.count = count;
     device_cuda.open = open_and_keep;
     device_cuda.identify = identify;
+    device_cuda.locate = locate;
     device_cuda.free_bytes = free_bytes;
     device_cuda.describe = describe;
 }

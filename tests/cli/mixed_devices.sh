@@ -12,6 +12,8 @@ expect 0 '' "${late[@]}" -o mixed.jsonl --attention-device cuda
 says 'wire: mpi (values of GPUs pass through pinned memory; driven while computing)' \
     'over 2 ranks of the device, less a tenth'
 said_once 'devices: ranks 1 and 2 share late 0 and its memory'
+says 'rank 1: GPU 3 at made:up, NUMA node unknown; NVLink to GPUs 1-2, 5, 8' 'rank 2: GPU 3 at made:up'
+check "nothing is said of a GPU of rank 0" [ "$(grep -c 'rank 0: GPU' stderr)" -eq 0 ]
 check "all are answered" has_each_once mixed.jsonl 6
 run_tokens=$(sed -n 's/.*tokens = \([0-9]*\) tokens an owner.*/\1/p' stderr)
 
