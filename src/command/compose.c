@@ -206,6 +206,7 @@ void compose_weights(struct run *run) {
     struct device_limits limits = decode_device_limits(&run->limits, &run->topology.layout,
                                                        run->topology.rank, run->model.vocabulary);
     run->device_ops->prepare(run->device, &limits);
+    run->source.n_threads = run->resources.n_threads;
     if (compose_is_model(run))
         weights_open(&run->weights, &run->graph, &run->source, run->device_ops, run->device,
                      run->limits.context);
