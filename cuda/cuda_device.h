@@ -15,6 +15,7 @@
 extern "C" {
 #include "clock.h"
 #include "device.h"
+#include "noise.h"
 }
 #undef _Noreturn
 
@@ -286,6 +287,10 @@ void cuda_settle(struct device *device);
 
 /* energy.cu */
 int64_t cuda_energy_uj(int index);
+
+/* noise.cu: the rows of `part` from `matrix` on, made up, and zeros behind each row. */
+void noise_rows(struct device *device, __nv_bfloat16 *matrix, int stride, const struct tensor *part,
+                const struct noise *noise);
 
 /* stream.cu */
 extern "C" const char *const cuda_read_ways[];

@@ -404,17 +404,20 @@ static void load_rows(struct device *device, struct weight *weight, int to,
     CHECK_CUDA(cudaFreeHost(pinned));
 }
 
-static void load_matrix(struct device *device, struct weight *weight, const struct tensor *part,
-                        int n_parts) {
+/* A weight of all these rows, with an empty matrix. */
+static struct weight *open_weight(const struct tensor *part, int n_parts) {
+    struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
     size_t n;
+    weight->rows = count_rows(part, n_parts);
+    weight->columns = part->columns;
+    weight->stride = (part->columns + 7) / 8 * 8;
     REQUIRE(check_multiply((size_t)weight->rows, (size_t)weight->stride, &n), "%s is too large",
             part->name);
     CHECK_CUDA(cudaMalloc((void **)&weight->matrix, n * sizeof *weight->matrix));
-    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows) {
+    for (int at = 0; at < n_parts; at++)
         REQUIRE(part[at].columns == weight->columns, "%s: %d columns beside %d", part[at].name,
                 part[at].columns, weight->columns);
-        load_rows(device, weight, to, &part[at]);
-    }
+    return weight;
 }
 
 static void load_vector(struct weight *weight, const struct tensor *tensor) {
@@ -428,12 +431,20 @@ static void load_vector(struct weight *weight, const struct tensor *tensor) {
 
 /* A weight of one row may serve as a vector or as a matrix: it is kept as both. */
 static struct weight *load(struct device *device, const struct tensor *part, int n_parts) {
-    struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
-    weight->rows = count_rows(part, n_parts);
-    weight->columns = part->columns;
-    weight->stride = (part->columns + 7) / 8 * 8;
+    struct weight *weight = open_weight(part, n_parts);
     if (weight->rows == 1) load_vector(weight, part);
-    load_matrix(device, weight, part, n_parts);
+    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows)
+        load_rows(device, weight, to, &part[at]);
+    return weight;
+}
+
+static struct weight *load_noise(struct device *device, const struct tensor *part,
+                                 const struct noise *noise, int n_parts) {
+    struct weight *weight = open_weight(part, n_parts);
+    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows)
+        noise_rows(device, weight->matrix + (size_t)to * weight->stride, weight->stride, &part[at],
+                   &noise[at]);
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
     return weight;
 }
 
@@ -499,6 +510,7 @@ static struct device_ops make_ops(void) {
     ops.settle = cuda_settle;
     ops.seal = seal;
     ops.load = load;
+    ops.load_noise = load_noise;
     ops.unload = unload;
     ops.load_rope = load_rope;
     ops.begin = begin;

@@ -46,6 +46,7 @@ size_t element_bytes(enum element element);
 struct device; /* one processor, opened */
 struct buffer; /* device memory, opaque */
 struct weight; /* a tensor in the device's own layout, opaque */
+struct noise;  /* noise.h */
 
 /* Part of a buffer seen as (rows, columns), columns innermost, `stride` elements from row to row.
  */
@@ -223,6 +224,11 @@ struct device_ops {
      * behind another in rows. These may be stored in different types where the device joins
      * weights, elsewhere not. `data` may be released afterwards. */
     struct weight *(*load)(struct device *device, const struct tensor *part, int n_parts);
+    /* The same of matrices that are made up: `part` has no data, and element i of the rows of part
+     * p is number i of noise[p] (noise.h), to the bit what load makes of these numbers. NULL: the
+     * device wants them loaded. */
+    struct weight *(*load_noise)(struct device *device, const struct tensor *part,
+                                 const struct noise *noise, int n_parts);
     void (*unload)(struct device *device, struct weight *weight);
     /* Sines and cosines of positions 0..n_positions-1: frequency i is base^(-2i/n_rotated) /
      * factor[i] (factor NULL: 1), times scale. Computed in double. Released with unload. */
