@@ -15,6 +15,7 @@
 extern "C" {
 #include "clock.h"
 #include "device.h"
+#include "noise.h"
 }
 #undef _Noreturn
 
@@ -234,6 +235,7 @@ bool cuda_replay(struct device *device, const struct rows *rows, int name);
 void cuda_recorded(struct device *device);
 
 /* matmul.cu */
+int matmul_version(void);  /* of cuBLAS: 130100 is 13.1.0 */
 size_t matmul_bytes(void); /* that prepare takes; likewise below */
 void matmul_prepare(struct device *device);
 void matmul_close(struct device *device);
@@ -296,6 +298,10 @@ void cuda_settle(struct device *device);
 
 /* energy.cu */
 int64_t cuda_energy_uj(int index);
+
+/* noise.cu: the rows of `part` from `matrix` on, made up, and zeros behind each row. */
+void noise_rows(struct device *device, __nv_bfloat16 *matrix, int stride, const struct tensor *part,
+                const struct noise *noise);
 
 /* stream.cu */
 extern "C" const char *const cuda_read_ways[];

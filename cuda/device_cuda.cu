@@ -11,6 +11,7 @@
  * on its neighbours' values, but cuBLAS may sum in another order for another number of rows, so what
  * the CPU promises bit by bit is promised here to a tolerance (docs/design.md section 6).
  */
+#include <ctype.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -198,6 +199,26 @@ static void begin(struct device *device, const struct rows *rows) {
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
+/* 13000 is 13.0. */
+static void write_cuda_version(char text[16], int version) {
+    snprintf(text, 16, "%d.%d", version / 1000, version % 1000 / 10);
+}
+
+/* A driver has the version of the newest CUDA that it runs, and is none (0) on a host without. */
+static const char *version(void) {
+    static char text[96];
+    char ours[16], its[16];
+    int runtime = 0, driver = 0, products = matmul_version();
+    CHECK_CUDA(cudaRuntimeGetVersion(&runtime));
+    CHECK_CUDA(cudaDriverGetVersion(&driver));
+    write_cuda_version(ours, runtime);
+    write_cuda_version(its, driver);
+    snprintf(text, sizeof text, "%s (%s%s), cuBLAS %d.%d.%d", ours,
+             driver ? "driver for " : "no driver", driver ? its : "", products / 10000,
+             products / 100 % 100, products % 100);
+    return text;
+}
+
 static int count(void) {
     int n_devices = 0;
     return cudaGetDeviceCount(&n_devices) == cudaSuccess ? n_devices : 0;
@@ -211,6 +232,34 @@ static void identify(const struct device_options *options, char id[DEVICE_ID_BYT
     CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
     for (int at = 0; at < 16; at++)
         snprintf(id + 2 * at, 3, "%02x", (unsigned char)properties.uuid.bytes[at]);
+}
+
+/* In the letters that the kernel uses. */
+static void write_bus(char bus[24], int index) {
+    CHECK_CUDA(cudaDeviceGetPCIBusId(bus, 24, index));
+    for (char *at = bus; *at; at++)
+        *at = (char)tolower((unsigned char)*at);
+}
+
+/* The runtime names no links. Atomics on another GPU's memory work over NVLink and not over PCIe. */
+static bool is_linked(int from, int to) {
+    int reaches = 0, atomics = 0;
+    CHECK_CUDA(cudaDeviceCanAccessPeer(&reaches, from, to));
+    if (!reaches) return false;
+    CHECK_CUDA(
+        cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, from, to));
+    return atomics != 0;
+}
+
+static void locate(const struct device_options *options, struct device_place *place) {
+    *place = {};
+    place->n_visible = count();
+    place->index = options->index % place->n_visible;
+    write_bus(place->bus, place->index);
+    for (int other = 0; other < place->n_visible && other < 64; other++) {
+        if (other != place->index && is_linked(place->index, other))
+            place->links |= (uint64_t)1 << other;
+    }
 }
 
 static int64_t free_bytes(const struct device_options *options) {
@@ -252,8 +301,10 @@ static bool cuda_open(struct device **opened, const struct device_options *optio
     struct device *device = (struct device *)check_alloc(1, sizeof *device);
     device->options = *options;
     device->n_processors = properties.multiProcessorCount;
-    snprintf(device->description, sizeof device->description, "cuda %d, %.100s, %02x:%02x", index,
-             properties.name, properties.pciBusID, properties.pciDeviceID);
+    char bus[24];
+    write_bus(bus, index);
+    snprintf(device->description, sizeof device->description, "cuda %d, %.100s, %s", index,
+             properties.name, bus);
     CHECK_CUDA(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
     *opened = device;
     return true;
@@ -268,8 +319,8 @@ static size_t prepare_bytes(const struct device_options *options,
                                                                            : limits->max_rows);
     size_t a_slot;
     lay_out(limits, pages * sequences, &a_slot);
-    return (size_t)limits->n_slots * a_slot + matmul_bytes() +
-           (limits->vocabulary ? sample_bytes(limits) : 0) +
+    return (size_t)limits->n_slots * a_slot +
+           (limits->vocabulary ? matmul_bytes() + sample_bytes(limits) : 0) +
            (limits->head_dim ? attend_bytes(limits) : 0);
 }
 
@@ -279,8 +330,10 @@ static void prepare(struct device *device, const struct device_limits *limits) {
     for (int slot = 0; slot < limits->n_slots; slot++)
         open_rows(&device->rows[slot], limits);
     replay_prepare(device);
-    matmul_prepare(device);
-    if (limits->vocabulary) sample_prepare(device);
+    if (limits->vocabulary) {
+        matmul_prepare(device);
+        sample_prepare(device);
+    }
     if (limits->head_dim) attend_prepare(device);
 }
 
@@ -351,17 +404,20 @@ static void load_rows(struct device *device, struct weight *weight, int to,
     CHECK_CUDA(cudaFreeHost(pinned));
 }
 
-static void load_matrix(struct device *device, struct weight *weight, const struct tensor *part,
-                        int n_parts) {
+/* A weight of all these rows, with an empty matrix. */
+static struct weight *open_weight(const struct tensor *part, int n_parts) {
+    struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
     size_t n;
+    weight->rows = count_rows(part, n_parts);
+    weight->columns = part->columns;
+    weight->stride = (part->columns + 7) / 8 * 8;
     REQUIRE(check_multiply((size_t)weight->rows, (size_t)weight->stride, &n), "%s is too large",
             part->name);
     CHECK_CUDA(cudaMalloc((void **)&weight->matrix, n * sizeof *weight->matrix));
-    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows) {
+    for (int at = 0; at < n_parts; at++)
         REQUIRE(part[at].columns == weight->columns, "%s: %d columns beside %d", part[at].name,
                 part[at].columns, weight->columns);
-        load_rows(device, weight, to, &part[at]);
-    }
+    return weight;
 }
 
 static void load_vector(struct weight *weight, const struct tensor *tensor) {
@@ -375,12 +431,20 @@ static void load_vector(struct weight *weight, const struct tensor *tensor) {
 
 /* A weight of one row may serve as a vector or as a matrix: it is kept as both. */
 static struct weight *load(struct device *device, const struct tensor *part, int n_parts) {
-    struct weight *weight = (struct weight *)check_alloc(1, sizeof *weight);
-    weight->rows = count_rows(part, n_parts);
-    weight->columns = part->columns;
-    weight->stride = (part->columns + 7) / 8 * 8;
+    struct weight *weight = open_weight(part, n_parts);
     if (weight->rows == 1) load_vector(weight, part);
-    load_matrix(device, weight, part, n_parts);
+    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows)
+        load_rows(device, weight, to, &part[at]);
+    return weight;
+}
+
+static struct weight *load_noise(struct device *device, const struct tensor *part,
+                                 const struct noise *noise, int n_parts) {
+    struct weight *weight = open_weight(part, n_parts);
+    for (int at = 0, to = 0; at < n_parts; to += part[at++].rows)
+        noise_rows(device, weight->matrix + (size_t)to * weight->stride, weight->stride, &part[at],
+                   &noise[at]);
+    CHECK_CUDA(cudaStreamSynchronize(device->stream));
     return weight;
 }
 
@@ -423,8 +487,10 @@ static struct device_ops make_ops(void) {
     ops.name = "cuda";
     ops.activation = ELEMENT_BF16;
     ops.joins_weights = true;
+    ops.version = version;
     ops.count = count;
     ops.identify = identify;
+    ops.locate = locate;
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;
     ops.prepare_bytes = prepare_bytes;
@@ -444,6 +510,7 @@ static struct device_ops make_ops(void) {
     ops.settle = cuda_settle;
     ops.seal = seal;
     ops.load = load;
+    ops.load_noise = load_noise;
     ops.unload = unload;
     ops.load_rope = load_rope;
     ops.begin = begin;

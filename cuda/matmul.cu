@@ -7,14 +7,20 @@
  * algorithm for each (N, K, rows, type of out) is asked for once and kept. For numbers of rows that
  * come again all through a run (replay.cu's) all that cuBLASLt proposes is timed, with caches that
  * hold something else, as a step leaves them: its first proposal is at times a fifth slower than its
- * best.
+ * best. What was found so is kept for later runs (kernel_cache.h).
  */
 #include <cublasLt.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda_device.h"
+
+extern "C" {
+#include "kernel_cache.h"
+#include "log.h"
+}
 
 #define CHECK_CUBLAS(call)                                                                         \
     do {                                                                                           \
@@ -26,6 +32,8 @@
 
 enum { WORKSPACE_BYTES = 32 << 20, MOST_KEPT = 4096 };
 enum { PROPOSALS = 16, TIMINGS = 3, FLUSH_BYTES = 128 << 20 /* twice an H200's L2 */ };
+/* To be raised when other kernels are timed, or in another way: what was kept is then found anew. */
+enum { SEARCH = 1 };
 
 /* A product that was asked for before. */
 struct matmul_plan {
@@ -39,6 +47,8 @@ struct matmuls {
     void *workspace;
     void *flush; /* (FLUSH_BYTES) written between timings */
     cudaEvent_t begin, end;
+    struct kernel_cache *cache;
+    int n_recalled, n_timed;
     int n_plans;
     struct matmul_plan *plan; /* (MOST_KEPT) */
     __nv_bfloat16 *x;         /* x where it is not fit as it is */
@@ -47,8 +57,26 @@ struct matmuls {
     size_t out_elements;
 };
 
+int matmul_version(void) {
+    return (int)cublasLtGetVersion();
+}
+
 size_t matmul_bytes(void) {
     return (size_t)WORKSPACE_BYTES + FLUSH_BYTES;
+}
+
+/* All that a choice depends on beside the shape. */
+static struct kernel_cache *open_cache(const struct device *device) {
+    char key[KERNEL_KEY_BYTES];
+    int index, driver;
+    struct cudaDeviceProp properties;
+    CHECK_CUDA(cudaGetDevice(&index));
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
+    CHECK_CUDA(cudaDriverGetVersion(&driver));
+    snprintf(key, sizeof key, "%.100s, %d processors, driver %d, cuBLAS %d, search %d",
+             properties.name, properties.multiProcessorCount, driver, matmul_version(),
+             (int)SEARCH);
+    return kernel_cache_open(device->options.cache_folder, key);
 }
 
 void matmul_prepare(struct device *device) {
@@ -58,6 +86,7 @@ void matmul_prepare(struct device *device) {
     CHECK_CUDA(cudaMalloc(&matmuls->flush, FLUSH_BYTES));
     CHECK_CUDA(cudaEventCreate(&matmuls->begin));
     CHECK_CUDA(cudaEventCreate(&matmuls->end));
+    matmuls->cache = open_cache(device);
     matmuls->plan = (struct matmul_plan *)check_alloc(MOST_KEPT, sizeof *matmuls->plan);
     device->matmuls = matmuls;
     skinny_prepare(device);
@@ -73,6 +102,10 @@ void matmul_close(struct device *device) {
     CHECK_CUDA(cudaEventDestroy(matmuls->end));
     if (matmuls->x) CHECK_CUDA(cudaFree(matmuls->x));
     if (matmuls->out) CHECK_CUDA(cudaFree(matmuls->out));
+    kernel_cache_close(matmuls->cache);
+    if (matmuls->n_recalled + matmuls->n_timed > 0)
+        log_info("kernels of products: %d as kept by earlier runs, %d found by timing",
+                 matmuls->n_recalled, matmuls->n_timed);
     free(matmuls->plan);
     free(matmuls);
     skinny_close(device);
@@ -201,16 +234,65 @@ static float time_of(struct device *device, const struct layouts *layouts,
     return least;
 }
 
+static struct kernel_shape shape_of(const struct matmul_plan *plan) {
+    struct kernel_shape shape = {};
+    shape.n_rows = plan->n_rows;
+    shape.n = plan->n;
+    shape.k = plan->k;
+    shape.x_stride = plan->x_stride;
+    shape.weight_stride = plan->weight_stride;
+    shape.out_stride = plan->out_stride;
+    shape.x = shape.weight = ELEMENT_BF16;
+    shape.out = plan->out;
+    return shape;
+}
+
+/* What an earlier run found, if this library says that it computes the product in our workspace. */
+static bool recall(struct matmuls *matmuls, const struct layouts *layouts,
+                   const struct matmul_plan *plan, cublasLtMatmulAlgo_t *algorithm) {
+    struct kernel_shape shape = shape_of(plan);
+    struct kernel_choice choice;
+    cublasLtMatmulHeuristicResult_t result = {};
+    if (!kernel_cache_find(matmuls->cache, &shape, &choice)) return false;
+    if (choice.kind != KERNEL_LIBRARY || choice.workspace_bytes > WORKSPACE_BYTES) return false;
+    memcpy(algorithm, choice.config, sizeof *algorithm);
+    cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(matmuls->handle, layouts->operation, layouts->weight, layouts->x,
+                                layouts->out, layouts->out, algorithm, &result);
+    return status == CUBLAS_STATUS_SUCCESS && result.state == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= WORKSPACE_BYTES;
+}
+
+static void remember(struct matmuls *matmuls, const struct matmul_plan *plan,
+                     const cublasLtMatmulHeuristicResult_t *found) {
+    static_assert(sizeof found->algo == KERNEL_CONFIG_BYTES, "a description is kept whole");
+    struct kernel_shape shape = shape_of(plan);
+    struct kernel_choice choice = {};
+    choice.kind = KERNEL_LIBRARY;
+    choice.workspace_bytes = (int64_t)found->workspaceSize;
+    memcpy(choice.config, &found->algo, sizeof found->algo);
+    kernel_cache_put(matmuls->cache, &shape, &choice);
+}
+
 static cublasLtMatmulAlgo_t choose(struct device *device, const struct layouts *layouts,
                                    const struct matmul_plan *plan, const struct operands *at) {
     cublasLtMatmulHeuristicResult_t result[PROPOSALS];
+    cublasLtMatmulAlgo_t known;
     bool comes_again = device->padded > 0;
+    if (comes_again && recall(device->matmuls, layouts, plan, &known)) {
+        device->matmuls->n_recalled += 1;
+        return known;
+    }
     int n = ask(device->matmuls, layouts, plan, result, comes_again ? PROPOSALS : 1), best = 0;
     float least = INFINITY;
     for (int proposal = 0; n > 1 && proposal < n; proposal++) {
         float ms = time_of(device, layouts, &result[proposal].algo, at);
         if (ms < least) best = proposal;
         least = fminf(least, ms);
+    }
+    if (comes_again) {
+        device->matmuls->n_timed += 1;
+        remember(device->matmuls, plan, &result[best]);
     }
     return result[best].algo;
 }
@@ -246,6 +328,7 @@ static void multiply(struct device *device, const struct matmul_plan *wanted, vo
 void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
                  const struct weight *weight, const struct weight *bias) {
     struct matmuls *matmuls = device->matmuls;
+    REQUIRE(matmuls, "a matmul on a rank that prepared for none");
     n_rows = launch_rows(device, n_rows);
     if (n_rows == 0) return;
     struct matmul_plan plan = {};

@@ -7,4 +7,8 @@ static int no_count(void) {
     return 0;
 }
 
-const struct device_ops device_cuda = {.name = "cuda", .count = no_count};
+static const char *no_version(void) {
+    return "not built";
+}
+
+const struct device_ops device_cuda = {.name = "cuda", .version = no_version, .count = no_count};

@@ -46,6 +46,7 @@ size_t element_bytes(enum element element);
 struct device; /* one processor, opened */
 struct buffer; /* device memory, opaque */
 struct weight; /* a tensor in the device's own layout, opaque */
+struct noise;  /* noise.h */
 
 /* Part of a buffer seen as (rows, columns), columns innermost, `stride` elements from row to row.
  */
@@ -133,7 +134,7 @@ struct device_limits {
     int max_picked;                    /* picked rows of a slot and step */
     int max_sequences;                 /* handles, all slots */
     int context;                       /* tokens of a sequence */
-    int vocabulary;                    /* 0 on a rank that does not sample */
+    int vocabulary;                    /* 0 on a rank without weights: no matmul, no sample */
     int n_heads, n_kv_heads, head_dim; /* attention held here; 0 on a rank without */
 };
 
@@ -142,8 +143,18 @@ struct device_options {
     int n_threads;
     int index;                /* rank on the host: modulo how many there are, which of them */
     int isa;                  /* enum isa_wish: 0 lets the device choose */
+    const char *cache_folder; /* for what is found by timing (kernel_cache.h); NULL: not kept */
     void (*progress)(void *); /* called by the opening thread inside long operators, or NULL */
     void *progress_argument;
+};
+
+/* Where a processor with memory of its own sits. */
+struct device_place {
+    char bus[24];   /* on PCI, "0000:1b:00.0"; "" where the host's memory is used */
+    int n_visible;  /* processors of the kind that this process sees, */
+    int index;      /* and which of them it is */
+    uint64_t links; /* bit k: it and number k (below 64) reach each other's memory by links that are
+                       theirs (NVLink), not by the host's bus */
 };
 
 /* What steps have cost besides the work on their rows, since prepare. */
@@ -161,11 +172,15 @@ struct device_ops {
      * as much as one of few rows does, and taller weights are read faster. */
     bool joins_weights;
 
+    /* Versions of the libraries under it, for people, or "not built"; NULL of device_cpu. */
+    const char *(*version)(void);
     /* How many of the kind this host shows; 0: none, or not built. */
     int (*count)(void);
     /* Start the processor that `options` name, so that what this takes is no longer free, and say
      * which it is: the same text for all ranks that use it, "" where it uses the host's memory. */
     void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);
+    /* Where the processor that `options` name sits. */
+    void (*locate)(const struct device_options *options, struct device_place *place);
     /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */
     int64_t (*free_bytes)(const struct device_options *options);
     /* Microjoules that the processor of device_options.index has used since some time in the past;
@@ -209,6 +224,11 @@ struct device_ops {
      * behind another in rows. These may be stored in different types where the device joins
      * weights, elsewhere not. `data` may be released afterwards. */
     struct weight *(*load)(struct device *device, const struct tensor *part, int n_parts);
+    /* The same of matrices that are made up: `part` has no data, and element i of the rows of part
+     * p is number i of noise[p] (noise.h), to the bit what load makes of these numbers. NULL: the
+     * device wants them loaded. */
+    struct weight *(*load_noise)(struct device *device, const struct tensor *part,
+                                 const struct noise *noise, int n_parts);
     void (*unload)(struct device *device, struct weight *weight);
     /* Sines and cosines of positions 0..n_positions-1: frequency i is base^(-2i/n_rotated) /
      * factor[i] (factor NULL: 1), times scale. Computed in double. Released with unload. */

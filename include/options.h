@@ -108,6 +108,7 @@ struct options {
     enum device_wish model_device, attention_device;
     enum wire_wish wire;
     bool wire_progress; /* --wire-progress: drive messages while computing */
+    bool no_cache;      /* neither read nor write environment.cache_folder */
 
     /* memory and batch */
     int64_t kv_memory; /* bytes per attention rank; -1: derived */
@@ -176,8 +177,10 @@ struct environment {
     int64_t slurm_end_time;  /* SLURM_JOB_END_TIME, seconds since 1970 */
     int64_t slurm_mem_node_bytes, slurm_mem_cpu_bytes; /* SLURM_MEM_PER_NODE, SLURM_MEM_PER_CPU */
     bool launched;                                     /* by mpirun, srun or another launcher */
-    int launcher_size; /* ranks the launcher started, before MPI_Init can tell */
-    int launcher_rank; /* this one among them */
+    int launcher_size;       /* ranks the launcher started, before MPI_Init can tell */
+    int launcher_rank;       /* this one among them */
+    char cache_folder[1024]; /* lamina's, under XDG_CACHE_HOME or HOME; "": none. It may not be
+                                there */
 };
 void environment_read(struct environment *environment);
 

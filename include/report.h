@@ -26,7 +26,8 @@ struct report_run {
     const struct service *service;
     const char *device;    /* this rank's, described */
     const char *device_id; /* device_ops->identify */
-    const char *wire;      /* its name, NULL when colocated */
+    const struct device_place *device_place;
+    const char *wire; /* its name, NULL when colocated */
     struct budget budget;
     const char *model; /* what the file says it is; the leader's */
     double patience_s; /* longest wait for a rank that may be busy with files */

@@ -19,6 +19,7 @@ struct resources {
     const char *memory_from;
     const char *memory_of; /* "host", or "device" where that has memory of its own */
     int n_memory_sharing;  /* ranks that it is divided among */
+    int device_node; /* NUMA node of the device it computes on; -1: not known, or the host itself */
 };
 
 /* Collective over the group: masks are compared over the ranks of each host. Threads: --threads,
@@ -35,6 +36,17 @@ void resources_share(struct resources *resources, const struct options *options,
 /* The rank computes on a device with memory of its own, of which this much is free and which it
  * shares with so many ranks, itself included. */
 void resources_use_device(struct resources *resources, int64_t free_bytes, int n_sharing);
+
+/* It sits at `bus` on PCI (struct device_place), "" for none. Warns when every processor of this
+ * rank's mask belongs to another NUMA node. */
+void resources_locate_device(struct resources *resources, const char *bus);
+
+/* The NUMA node of what sits at `bus`; -1: not known. `root` as below. */
+int resources_node_of(const char *bus, const char *root);
+
+/* False when no processor of this process's affinity mask belongs to NUMA node `node`; true where
+ * that cannot be told. */
+bool resources_is_on_node(int node, const char *root);
 
 /* Bytes the smallest of cgroup v1/v2 limit, Slurm's limits and MemAvailable leaves on this host;
  * *from names it. Pages of files that a cgroup has read and not looked at again are not in use:

@@ -16,6 +16,7 @@
 
 #include "check.h"
 #include "model.h"
+#include "noise.h"
 
 /* Llama 3's change of rope: frequencies whose wave is longer than `original_context` / low are
  * divided by `factor`, those shorter than it / high are left, between them it is gradual. */
@@ -46,6 +47,10 @@ enum quant shape_type(const struct shape *shape, const struct graph_weight *weig
  * so that a product is about as large as what it is made of; norms 1. */
 void shape_fill(const struct shape *shape, const struct graph_weight *weight, void *out,
                 int n_threads);
+
+/* The stream that a matrix is made of, number i being element i of its rows one behind another, for
+ * who makes it elsewhere. False for vectors. */
+bool shape_noise(const struct shape *shape, const struct graph_weight *weight, struct noise *noise);
 
 /* The factor that divides frequency `pair` of `n_rotated` / 2. */
 double shape_rope_factor(const struct shape *shape, int pair);

@@ -32,6 +32,11 @@ struct tensor source_find(const struct source *source, const struct graph_weight
 struct tensor source_take(const struct source *source, const struct graph_weight *weight);
 void source_release(const struct source *source, struct tensor *tensor);
 
+/* The stream that a matrix is made of, which then need not be taken (shape_noise); false for all
+ * that a file holds. */
+bool source_noise(const struct source *source, const struct graph_weight *weight,
+                  struct noise *noise);
+
 /* 32 hexadecimal digits that name the model: a file's contents (gguf_fingerprint), or a shape's
  * dimensions and seed. */
 void source_fingerprint(const struct source *source, const struct model *model, char hex[33]);

@@ -20,6 +20,7 @@
 
 #include "bench.h"
 #include "check.h"
+#include "device.h"
 #include "generate.h"
 #include "inspect.h"
 #include "log.h"
@@ -158,7 +159,7 @@ static void print_version(void) {
     printf("lamina %s (%s)\n", LAMINA_VERSION, LAMINA_COMMIT);
     printf("MPI    %s (standard %d.%d)\n", library, version, subversion);
     printf("HDF5   %s\n", LAMINA_HDF5);
-    printf("CUDA   not built\n");
+    printf("CUDA   %s\n", device_cuda.version());
     printf("NCCL   not built\n");
 }
 

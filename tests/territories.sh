@@ -37,7 +37,7 @@ only 'HDF5' 'include *<(hdf5|H5\w*)\.h>|\bH5[A-Z]\w* *\(' 'src/job/(checkpoint|t
 only 'getenv or argv' '\b(secure_)?getenv *\(|\bargv\b' 'src/job/options.*|src/main\.c|include/(options|generate)\.h|src/command/generate\.c'
 only 'an exit' '\b(_?exit|_Exit|abort|quick_exit|MPI_Abort) *\(' 'src/base/check\.c'
 only 'an implementation behind a seam' '\b(device_cpu|device_cuda|wire_mpi|wire_nccl|wire_device)\b' \
-    'src/device/cpu\.c|src/wire/mpi\.c|include/(device|wire)\.h|src/command/\w+\.c|cuda/.*'
+    'src/device/cpu\.c|src/wire/mpi\.c|include/(device|wire)\.h|src/command/\w+\.c|src/main\.c|cuda/.*'
 only 'an allocation without a check' '\b(malloc|calloc|strdup) *\(' 'src/base/check\.c'
 
 # Rooms look down: who may include whose private or public headers.

@@ -2,6 +2,8 @@
 #include <fenv.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #include "device_plain.h"
 
@@ -87,6 +89,75 @@ static void prepare_takes_what_it_says(void **state) {
                 fail_msg("rank %zu: %zu bytes taken, %zu said", at, taken, said);
             device_cpu.close(device);
         }
+    }
+}
+
+/* The same of a device with memory of its own, which rounds up what it is asked for. Products work
+ * in more memory than all that a rank without weights needs. */
+static void prepare_takes_what_it_says_of_a_gpu(void **state) {
+    (void)state;
+    static const struct device_limits ranks[] = {
+        {.n_slots = 2,
+         .max_rows = 128,
+         .max_picked = 64,
+         .max_sequences = 64,
+         .context = 4096,
+         .vocabulary = 100000},
+        {.n_slots = 2,
+         .max_rows = 128,
+         .context = 4096,
+         .n_heads = 8,
+         .n_kv_heads = 2,
+         .head_dim = 64},
+    };
+    enum { ROUNDING = 64 << 20, LESS_THAN_PRODUCTS = 128 << 20 };
+    struct device_options options = {.n_threads = 1};
+    if (device_cuda.count() == 0) skip();
+    for (size_t at = 0; at < sizeof ranks / sizeof *ranks; at++) {
+        int64_t taken = 0, said = (int64_t)device_cuda.prepare_bytes(&options, &ranks[at]);
+        for (int time = 0; time < 2; time++) { /* the first time includes what starts once */
+            struct device *device;
+            struct fault fault = {0};
+            assert_true(device_cuda.open(&device, &options, &fault));
+            int64_t before = device_cuda.free_bytes(&options);
+            device_cuda.prepare(device, &ranks[at]);
+            taken = before - device_cuda.free_bytes(&options);
+            device_cuda.close(device);
+        }
+        bool small = taken < LESS_THAN_PRODUCTS && said < LESS_THAN_PRODUCTS;
+        if (taken > said + ROUNDING || taken + ROUNDING < said || small != (at == 1))
+            fail_msg("rank %zu: %lld bytes taken, %lld said", at, (long long)taken,
+                     (long long)said);
+    }
+}
+
+/* Links go both ways, no GPU has one to itself, and the kernel knows an NVIDIA device at its place.
+ */
+static void devices_say_where_they_sit(void **state) {
+    (void)state;
+    struct device_options options = {.n_threads = 1};
+    struct device_place place[64];
+    memset(place, 0xff, sizeof place);
+    device_cpu.locate(&options, &place[0]);
+    assert_true(place[0].bus[0] == 0 && place[0].links == 0);
+    int n = device_cuda.count() < 64 ? device_cuda.count() : 64;
+    for (int index = 0; index < n; index++) {
+        char path[128], vendor[16] = "";
+        options.index = index;
+        device_cuda.locate(&options, &place[index]);
+        assert_true(place[index].index == index && place[index].n_visible == device_cuda.count());
+        assert_false(place[index].links >> index & 1);
+        for (int other = 0; other < index; other++) {
+            assert_int_equal(place[index].links >> other & 1, place[other].links >> index & 1);
+            assert_string_not_equal(place[index].bus, place[other].bus);
+        }
+        snprintf(path, sizeof path, "/sys/bus/pci/devices/%.23s/vendor", place[index].bus);
+        FILE *file = fopen(path, "r");
+        if (access("/sys/bus/pci/devices", F_OK) != 0) continue; /* hidden, as by a sandbox */
+        assert_non_null(file);
+        assert_non_null(fgets(vendor, sizeof vendor, file));
+        assert_string_equal(vendor, "0x10de\n");
+        fclose(file);
     }
 }
 
@@ -272,6 +343,8 @@ int main(void) {
         cmocka_unit_test(every_device_opens_by_its_own_choice),
         cmocka_unit_test(a_missing_instruction_set_is_the_users_fault),
         cmocka_unit_test(prepare_takes_what_it_says),
+        cmocka_unit_test(prepare_takes_what_it_says_of_a_gpu),
+        cmocka_unit_test(devices_say_where_they_sit),
         cmocka_unit_test(memory_is_zeroed_and_keeps_what_it_is_given),
         cmocka_unit_test(a_stream_reads_every_word_once),
         cmocka_unit_test(a_copy_is_equal_and_no_longer),

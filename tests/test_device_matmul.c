@@ -135,7 +135,12 @@ static void check_shape(const struct subjects *subjects, enum quant type, int ro
     case_close(&c);
 }
 
-static const struct device_limits limits = {.n_slots = 1, .max_rows = MOST_ROWS, .max_picked = 1};
+static const struct device_limits limits = {.n_slots = 1,
+                                            .max_rows = MOST_ROWS,
+                                            .max_picked = 1,
+                                            .max_sequences = 1,
+                                            .context = MOST_ROWS,
+                                            .vocabulary = 1};
 
 static const int every_count[] = {1,  2,  3,  4,  5,  6,  7,  8,  9, 10,
                                   11, 12, 13, 14, 16, 31, 33, 64, 1, 2};
@@ -357,7 +362,8 @@ static void weights_joined_of_tensors(void **state) {
 static void more_rows_than_tiles_times_rows_fit_an_int(void **state) {
     (void)state;
     enum { MANY = 170000, OUT = 3, IN = 2 };
-    const struct device_limits many = {.n_slots = 1, .max_rows = MANY, .max_picked = 1};
+    const struct device_limits many = {
+        .n_slots = 1, .max_rows = MANY, .max_picked = 1, .vocabulary = 1};
     const float w[OUT * IN] = {0.5f, -3, 1.75f, 0.1f, -0.3f, 2};
     struct dice dice = {7};
     float *input = roll_floats(&dice, (size_t)MANY * IN, -2, 2);

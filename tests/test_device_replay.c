@@ -5,8 +5,13 @@
  * occurred, over the length. Sequences come with a prompt of some rows and leave from the front, so
  * rows move, pages grow and the number of rows changes between steps.
  */
+#include <dirent.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
 #include "clock.h"
 #include "device_plain.h"
+#include "scratch.h"
 
 enum { VOCABULARY = 64, MOST_ROWS = 24, MOST_SEQUENCES = 12, CONTEXT = 256, PROMPT = 3 };
 enum { N_PAGES = MOST_SEQUENCES * CONTEXT / PAGE_TOKENS };
@@ -241,7 +246,71 @@ static void replayed_steps_are_as_good_as_new(void **state) {
     subjects_close(&subjects);
 }
 
+/* ---- choices that are kept (kernel_cache.h) ---------------------------------------------------
+ */
+
+/* A walk on a GPU of its own, which keeps choices in `folder`. */
+static void walk_and_keep(const char *folder) {
+    struct device_options options = {.n_threads = 1, .cache_folder = folder};
+    struct subject subject = {.ops = &device_cuda, .rounding = 0x1p-8f};
+    struct fault fault = {0};
+    assert_true(device_cuda.open(&subject.device, &options, &fault));
+    device_cuda.prepare(subject.device, &limits);
+    check_walk(&subject);
+    device_cuda.close(subject.device);
+}
+
+/* The one file in `folder`. */
+static struct stat only_file(const char *folder, char *path, size_t size) {
+    struct stat status;
+    int n = 0;
+    DIR *stream = opendir(folder);
+    assert_non_null(stream);
+    for (struct dirent *entry; (entry = readdir(stream));) {
+        if (entry->d_name[0] == '.') continue;
+        snprintf(path, size, "%s/%s", folder, entry->d_name);
+        n += 1;
+    }
+    closedir(stream);
+    assert_int_equal(n, 1);
+    assert_int_equal(stat(path, &status), 0);
+    return status;
+}
+
+/* Replace the library's description of every kernel, under a checksum that is right. */
+static void write_nonsense(const char *path) {
+    size_t n_bytes;
+    unsigned char *file = scratch_read(path, &n_bytes);
+    assert_non_null(file);
+    for (size_t at = 256; at + 120 + 8 <= n_bytes; at += 120)
+        memset(file + at + 56, 0xff, 64);
+    uint64_t sum = XXH3_64bits(file, n_bytes - 8);
+    memcpy(file + n_bytes - 8, &sum, sizeof sum);
+    assert_true(scratch_write(path, file, n_bytes));
+    free(file);
+}
+
+/* A file that is written again is another one. */
+static void choices_are_kept_for_the_next_device(void **state) {
+    (void)state;
+    if (device_cuda.count() == 0) skip();
+    char folder[256], path[1024];
+    snprintf(folder, sizeof folder, "%s/cache/lamina", scratch_folder);
+    walk_and_keep(folder);
+    struct stat first = only_file(folder, path, sizeof path);
+    assert_true(first.st_size >= 256 + 120 + 8);
+    walk_and_keep(folder);
+    assert_int_equal(only_file(folder, path, sizeof path).st_ino, first.st_ino);
+    write_nonsense(path);
+    struct stat bad = only_file(folder, path, sizeof path);
+    walk_and_keep(folder);
+    struct stat again = only_file(folder, path, sizeof path);
+    assert_int_equal(again.st_size, first.st_size);
+    assert_true(again.st_ino != bad.st_ino);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(replayed_steps_are_as_good_as_new)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(replayed_steps_are_as_good_as_new),
+                                       cmocka_unit_test(choices_are_kept_for_the_next_device)};
+    return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -88,6 +88,7 @@ static void defaults_are_those_of_the_manual(void **state) {
     assert_int_equal(options.kv_type, KV_BF16);
     assert_int_equal(options.isa, ISA_WISH_AUTO);
     assert_true(options.q_first && options.wire_progress);
+    assert_false(options.no_cache);
     assert_true(options.deadline_s == 60.0);
     assert_int_equal(options.kv_memory, -1);
     assert_int_equal(options.kv_tokens, -1);
@@ -163,8 +164,9 @@ static void layout_and_memory_options_land(void **state) {
                   "attention --partition sequences=2,heads=3 --slots 2 -t 4 --kv-type f16 "
                   "--q-first off --wire-progress off --deadline 1h --cpu-isa avx2 --kv-memory 40G "
                   "--kv-tokens 5000000000 --max-batch 8 --max-rows 512 -c 4096 --wire mpi "
-                  "--model-device cpu --attention-device auto --prefill attention --shares auto");
-    assert_true(options.dry_run);
+                  "--model-device cpu --attention-device auto --prefill attention --shares auto "
+                  "--no-cache");
+    assert_true(options.dry_run && options.no_cache);
     assert_null(options.output);
     assert_int_equal(options.model_ranks, 1);
     assert_int_equal(options.attention_ranks, 6);
@@ -396,9 +398,9 @@ static void bad_values_are_named_with_what_is_allowed(void **state) {
 static void unbuilt_parts_are_refused_by_name(void **state) {
     (void)state;
     static const char *const refused[] = {
-        "--model-width 2", "--replicas 2",        "--groups 2",      "--no-prefix-cache",
-        "--slots 3",       "--prefill model",     "--shares equal",  "--shares 1,2,1",
-        "--model-ranks 2", "--no-cache",          "--partition tokens=2"};
+        "--model-width 2", "--replicas 2",        "--groups 2",     "--no-prefix-cache",
+        "--slots 3",       "--prefill model",     "--shares equal", "--shares 1,2,1",
+        "--model-ranks 2", "--partition tokens=2"};
     for (size_t index = 0; index < sizeof refused / sizeof *refused; index++) {
         struct options options;
         struct line line;

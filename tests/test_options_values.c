@@ -145,7 +145,9 @@ static void clear(void) {
                                         "OMPI_COMM_WORLD_RANK",
                                         "PMI_RANK",
                                         "PMI_SIZE",
-                                        "SLURM_STEP_NUM_TASKS"};
+                                        "SLURM_STEP_NUM_TASKS",
+                                        "XDG_CACHE_HOME",
+                                        "HOME"};
     for (size_t index = 0; index < sizeof names / sizeof *names; index++)
         unsetenv(names[index]);
 }
@@ -243,6 +245,29 @@ static void a_bare_environment_says_nothing(void **state) {
     assert_false(environment.launched);
     assert_int_equal(environment.launcher_size, -1);
     assert_int_equal(environment.launcher_rank, -1);
+    assert_string_equal(environment.cache_folder, "");
+}
+
+static void assert_caches(const char *caches, const char *home, const char *expected) {
+    struct environment environment;
+    clear();
+    if (caches) setenv("XDG_CACHE_HOME", caches, 1);
+    if (home) setenv("HOME", home, 1);
+    environment_read(&environment);
+    assert_string_equal(environment.cache_folder, expected);
+}
+
+static void caches_lie_where_xdg_says(void **state) {
+    (void)state;
+    char deep[1100] = "/";
+    assert_caches("/scratch/me", "/home/me", "/scratch/me/lamina");
+    assert_caches(NULL, "/home/me", "/home/me/.cache/lamina");
+    assert_caches("", "/home/me", "/home/me/.cache/lamina");
+    assert_caches("scratch", "/home/me", "/home/me/.cache/lamina"); /* relative: not valid */
+    assert_caches("scratch", "me", "");
+    assert_caches("scratch", "", "");
+    memset(deep + 1, 'a', sizeof deep - 2);
+    assert_caches(deep, "/home/me", "");
 }
 
 static void a_batch_script_is_not_a_launcher(void **state) {
@@ -342,6 +367,7 @@ int main(void) {
         cmocka_unit_test(lists_are_numbers_and_ranges),
         cmocka_unit_test(lists_that_are_none_are_refused),
         cmocka_unit_test(a_bare_environment_says_nothing),
+        cmocka_unit_test(caches_lie_where_xdg_says),
         cmocka_unit_test(a_batch_script_is_not_a_launcher),
         cmocka_unit_test(slurm_says_job_end_and_parts),
         cmocka_unit_test(launchers_say_rank_and_size),

@@ -1,4 +1,5 @@
 /* resources: what is left of a host's memory, read under made-up roots; amounts by hand. */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,6 +95,40 @@ static void ranks_of_a_device_divide_its_memory(void **state) {
     assert_int_equal(resources.n_memory_sharing, 3);
 }
 
+static void devices_have_nodes(void **state) {
+    (void)state;
+    const char *root = scratch_path("numa");
+    put("numa", "/sys/bus/pci/devices/0000:1b:00.0/numa_node", "1\n");
+    put("numa", "/sys/bus/pci/devices/0000:43:00.0/numa_node", "-1\n"); /* as the kernel has it */
+    assert_int_equal(resources_node_of("0000:1b:00.0", root), 1);
+    assert_int_equal(resources_node_of("0000:43:00.0", root), -1);
+    assert_int_equal(resources_node_of("0000:77:00.0", root), -1);
+    assert_int_equal(resources_node_of("", root), -1);
+}
+
+/* Node 1 has one of this process's processors, node 2 one that it has not, node 3 none at all. */
+static void masks_and_nodes(void **state) {
+    (void)state;
+    char path[128];
+    cpu_set_t mine;
+    int cpu = 0, other = 0;
+    assert_int_equal(sched_getaffinity(0, sizeof mine, &mine), 0);
+    while (!CPU_ISSET(cpu, &mine))
+        cpu++;
+    while (CPU_ISSET(other, &mine))
+        other++;
+    snprintf(path, sizeof path, "/sys/devices/system/node/node1/cpu%d/online", cpu);
+    put("numa", path, "1\n");
+    snprintf(path, sizeof path, "/sys/devices/system/node/node2/cpu%d/online", other);
+    put("numa", path, "1\n");
+    put("numa", "/sys/devices/system/node/node3/cpulist", "\n");
+    const char *root = scratch_path("numa");
+    assert_true(resources_is_on_node(1, root));
+    assert_false(resources_is_on_node(2, root));
+    assert_false(resources_is_on_node(3, root));
+    assert_true(resources_is_on_node(4, root)); /* not told of */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_known),
@@ -101,6 +136,8 @@ int main(void) {
         cmocka_unit_test(files_read_are_not_in_use),
         cmocka_unit_test(version_1_counts_whole_trees),
         cmocka_unit_test(ranks_of_a_device_divide_its_memory),
+        cmocka_unit_test(devices_have_nodes),
+        cmocka_unit_test(masks_and_nodes),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

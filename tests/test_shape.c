@@ -264,6 +264,101 @@ static void weights_depend_on_seed_and_name_alone(void **state) {
     graph_close(&graph);
 }
 
+/* A device that makes matrices itself, from what noise.h says of a stream. It wants weights joined,
+ * so that some are of several tensors. */
+static struct {
+    const struct shape *shape;
+    int n_made, n_vectors;
+} maker;
+
+static float number_of(const struct noise *noise, size_t at) {
+    uint64_t z = noise->key + (at / 8 + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return noise->level[z >> at % 8 * 8 & 255];
+}
+
+static struct weight *make(struct device *device, const struct tensor *part,
+                           const struct noise *noise, int n_parts) {
+    struct tensor numbers[3];
+    assert_in_range(n_parts, 1, 3);
+    for (int at = 0; at < n_parts; at++) {
+        struct graph_weight wanted = {.rows = part[at].rows, .columns = part[at].columns};
+        snprintf(wanted.name, sizeof wanted.name, "%s", part[at].name);
+        size_t n = (size_t)part[at].rows * (size_t)part[at].columns;
+        void *stored = take(quant_bytes(part[at].type, n));
+        float *expected = take(n * sizeof *expected), *got = take(n * sizeof *got);
+        shape_fill(maker.shape, &wanted, stored, 1);
+        quant_types[part[at].type].unpack(stored, n, expected);
+        for (size_t k = 0; k < n; k++)
+            got[k] = number_of(&noise[at], k);
+        assert_memory_equal(got, expected, n * sizeof *got);
+        assert_null(part[at].data);
+        free(expected);
+        free(stored);
+        numbers[at] = part[at];
+        numbers[at].type = QUANT_F32;
+        numbers[at].data = got;
+    }
+    struct weight *weight = device_cpu.load(device, numbers, n_parts);
+    for (int at = 0; at < n_parts; at++)
+        free((void *)numbers[at].data);
+    maker.n_made += 1;
+    return weight;
+}
+
+static struct weight *load_vector(struct device *device, const struct tensor *part, int n_parts) {
+    assert_int_equal(part->rows, 1);
+    assert_int_equal(n_parts, 1);
+    maker.n_vectors += 1;
+    return device_cpu.load(device, part, n_parts);
+}
+
+static void devices_may_make_matrices_themselves(void **state) {
+    (void)state;
+    static const char *const types[] = {"float32", "float16", "bfloat16"};
+    struct device_ops ops = device_cpu;
+    ops.load_noise = make;
+    ops.load = load_vector;
+    for (int type = 0; type < 3; type++) {
+        char config[1024];
+        int n_kept = (int)(strstr(tiny, "\"float16\"") - tiny) - 1; /* its type stands last */
+        snprintf(config, sizeof config, "{\"model_type\": \"qwen2\", %.*s\"%s\"}", n_kept, tiny + 1,
+                 types[type]);
+        struct source source = {.made = true, .n_threads = 1};
+        struct model model;
+        struct fault fault = {0};
+        assert_true(read_text(&source.shape, &model, config, &fault));
+        struct graph graph;
+        graph_open(&graph, (struct graph_options){.element_bytes = 4, .joins_weights = true});
+        model_write_graph(&graph, &model);
+        struct device_options options = {.n_threads = 1};
+        struct device_limits limits = {.n_slots = 1, .max_rows = 1, .max_picked = 1};
+        struct device *device;
+        struct weights weights;
+        assert_true(device_cpu.open(&device, &options, &fault));
+        device_cpu.prepare(device, &limits);
+        maker.shape = &source.shape;
+        maker.n_made = maker.n_vectors = 0;
+        int n_matrices = 0;
+        size_t n_bytes = 0;
+        for (int at = 0; at < graph.n_weights; at++) {
+            const struct graph_weight *weight = &graph.weight[at];
+            size_t n = (size_t)weight->rows * (size_t)weight->columns;
+            n_matrices += weight->rows > 1;
+            n_bytes += n * (weight->rows > 1 && type > 0 ? 2 : 4);
+        }
+        weights_open(&weights, &graph, &source, &ops, device, 64);
+        assert_int_equal(maker.n_made, n_matrices);
+        assert_int_equal(maker.n_vectors, graph.n_weights - n_matrices);
+        assert_int_equal(weights.file_bytes, n_bytes);
+        weights_close(&weights);
+        device_cpu.close(device);
+        graph_close(&graph);
+    }
+}
+
 /* Llama 3.1 as its report has it, in wavelengths: below 8192 / 4 unchanged, above 8192 / 1 divided
  * by 8, linear in 8192 / wavelength between them. */
 static void rope_factors_are_those_of_llama_3(void **state) {
@@ -339,6 +434,7 @@ int main(void) {
         cmocka_unit_test(noise_is_the_same_in_any_pieces),
         cmocka_unit_test(noise_has_its_mean_and_deviation),
         cmocka_unit_test(weights_depend_on_seed_and_name_alone),
+        cmocka_unit_test(devices_may_make_matrices_themselves),
         cmocka_unit_test(rope_factors_are_those_of_llama_3),
         cmocka_unit_test(a_run_stays_finite),
     };

@@ -406,7 +406,6 @@ static void measure_all(struct run *run, struct sheet **sheet, struct fault *fau
     if (!measure_ceilings(run, &limits, fault)) return;
     if (*sheet) log_note("memory is measured; loading weights");
     compose_wire(run, fault);
-    run->source.n_threads = run->resources.n_threads;
     compose_weights(run);
     if (!compose_agree(run, fault, "loading of weights")) return;
     for (int b = 0; b < options->batch.n; b++) {

@@ -93,9 +93,11 @@ static void progress(void *argument) {
 
 static struct device_options device_options(struct run *run) {
     bool alone = run->topology.n_ranks == 1;
+    bool kept = !run->options->no_cache && run->environment.cache_folder[0];
     return (struct device_options){.n_threads = run->resources.n_threads,
                                    .index = run->topology.local_rank,
                                    .isa = (int)run->options->isa,
+                                   .cache_folder = kept ? run->environment.cache_folder : NULL,
                                    .progress = alone ? NULL : progress,
                                    .progress_argument = run};
 }
@@ -105,6 +107,8 @@ static struct device_options device_options(struct run *run) {
 static void find_memory(struct run *run) {
     struct device_options options = device_options(run);
     run->device_ops->identify(&options, run->device_id);
+    run->device_ops->locate(&options, &run->device_place);
+    resources_locate_device(&run->resources, run->device_place.bus);
     int n_sharing =
         topology_count_same(&run->topology, run->device_id, sizeof run->device_id,
                             "comparison of devices", run->options->deadline_s * PATIENCE);
@@ -202,6 +206,7 @@ void compose_weights(struct run *run) {
     struct device_limits limits = decode_device_limits(&run->limits, &run->topology.layout,
                                                        run->topology.rank, run->model.vocabulary);
     run->device_ops->prepare(run->device, &limits);
+    run->source.n_threads = run->resources.n_threads;
     if (compose_is_model(run))
         weights_open(&run->weights, &run->graph, &run->source, run->device_ops, run->device,
                      run->limits.context);

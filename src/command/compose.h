@@ -45,6 +45,7 @@ struct run {
     struct device *device;
     char device_id[DEVICE_ID_BYTES]; /* device_ops->identify */
     int n_sharing;                   /* ranks with that device, this one included */
+    struct device_place device_place;
     const struct wire_ops *wire_ops; /* NULL when colocated */
     struct wire *wire;
     struct control *control;

@@ -99,6 +99,7 @@ static struct report_run describe(const struct run *run) {
                                .service = &run->service,
                                .device = run->device ? run->device_ops->describe(run->device) : "",
                                .device_id = run->device_id,
+                               .device_place = &run->device_place,
                                .wire = run->wire_ops ? run->wire_ops->name : NULL,
                                .budget = run->budget,
                                .model = run->model.name,

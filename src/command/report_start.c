@@ -16,11 +16,12 @@
 
 /* What a rank says of itself. */
 struct rank_line {
-    int32_t role, n_cpus, n_sharing, n_host_cpus, n_threads;
+    int32_t role, n_cpus, n_sharing, n_host_cpus, n_threads, device_node;
     int32_t n_memory_sharing;
     int64_t memory_bytes, weight_bytes, work_bytes, page_bytes;
     char host[64], device[96], device_id[DEVICE_ID_BYTES], threads[48], threads_from[32],
         memory_from[48], memory_of[8];
+    struct device_place place;
 };
 
 static struct rank_line describe_rank(const struct report_run *run) {
@@ -30,6 +31,8 @@ static struct rank_line describe_rank(const struct report_run *run) {
                              .n_sharing = resources->n_sharing,
                              .n_host_cpus = resources->n_host_cpus,
                              .n_threads = resources->n_threads,
+                             .device_node = resources->device_node,
+                             .place = *run->device_place,
                              .n_memory_sharing = resources->n_memory_sharing,
                              .memory_bytes = resources->memory_bytes,
                              .weight_bytes = run->budget.weight_bytes,
@@ -95,6 +98,32 @@ static void print_table(const struct report_run *run, const struct rank_line *li
                  threads, at->threads, progress_size(memory, at->memory_bytes), tokens,
                  report_share(share, &run->topology->layout, run->service->n_kv_heads, rank));
     }
+}
+
+/* The numbers of set bits, as "1-3, 5". */
+static const char *name_bits(char out[256], uint64_t bits) {
+    int n = 0;
+    for (int first = 0, end; first < 64; first = end + 1) {
+        for (end = first; end < 64 && bits >> end & 1;)
+            end++;
+        const char *comma = n > 0 ? ", " : "";
+        if (end == first + 1) n += snprintf(out + n, 256 - (size_t)n, "%s%d", comma, first);
+        if (end > first + 1)
+            n += snprintf(out + n, 256 - (size_t)n, "%s%d-%d", comma, first, end - 1);
+    }
+    return out;
+}
+
+static void say_place(int rank, const struct rank_line *line) {
+    const struct device_place *place = &line->place;
+    char node[16] = "unknown", others[256];
+    if (!place->bus[0]) return;
+    if (line->device_node >= 0) snprintf(node, sizeof node, "%d", line->device_node);
+    log_note("rank %d: GPU %d at %s, NUMA node %s; %s%s", rank, place->index, place->bus, node,
+             place->n_visible == 1 ? "it sees no other GPU"
+             : place->links        ? "NVLink to GPUs "
+                                   : "no NVLink to the other GPUs it sees",
+             place->links ? name_bits(others, place->links) : "");
 }
 
 /* ---- the choices ------------------------------------------------------------------------------
@@ -282,6 +311,8 @@ void report_start(const struct report_run *run) {
     if (run->topology->leader) {
         log_note("model: %s", run->model);
         print_table(run, line);
+        for (int rank = 0; rank < n_ranks; rank++)
+            say_place(rank, &line[rank]);
         say_layout(run);
         say_batch(run);
         say_kv(run);

@@ -147,6 +147,11 @@ static void cpu_identify(const struct device_options *options, char id[DEVICE_ID
     id[0] = 0;
 }
 
+static void cpu_locate(const struct device_options *options, struct device_place *place) {
+    (void)options;
+    *place = (struct device_place){0};
+}
+
 static int64_t cpu_free_bytes(const struct device_options *options) {
     (void)options;
     return -1;
@@ -394,6 +399,7 @@ const struct device_ops device_cpu = {
     .activation = ELEMENT_F32,
     .count = cpu_count,
     .identify = cpu_identify,
+    .locate = cpu_locate,
     .energy_uj = cpu_energy_uj,
     .free_bytes = cpu_free_bytes,
     .weight_bytes = cpu_weight_bytes,

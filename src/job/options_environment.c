@@ -79,6 +79,18 @@ static int slurm_het_tasks(void) {
     return n_parts > 1 ? n_tasks : -1;
 }
 
+/* As the XDG Base Directory Specification has it: a relative path counts as not set. */
+static void find_cache_folder(char *folder, size_t size) {
+    const char *caches = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = 0;
+    if (caches && *caches == '/') {
+        n = snprintf(folder, size, "%s/lamina", caches);
+    } else if (home && *home == '/') {
+        n = snprintf(folder, size, "%s/.cache/lamina", home);
+    }
+    if (n == 0 || (size_t)n >= size) *folder = 0;
+}
+
 #define NAMES(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 void environment_read(struct environment *environment) {
@@ -97,6 +109,7 @@ void environment_read(struct environment *environment) {
         .launcher_size = -1,
         .launcher_rank = -1,
     };
+    find_cache_folder(environment->cache_folder, sizeof environment->cache_folder);
     if (!launched) return;
     environment->launcher_size = number_of(NAMES("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1);
     if (environment->launcher_size < 0 && step)

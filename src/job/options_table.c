@@ -273,6 +273,9 @@ static const struct option_row rows[] = {
      .kind = OPTION_CHOICE, .argument = "auto|cpu|cuda", TARGET(attention_device),
      .choice = devices, .initial = "auto",
      .help = "what attention ranks compute on; auto: likewise"},
+    {.name = "no-cache", .group = GROUP_LAYOUT, .commands = FOR_LOOP, .kind = OPTION_FLAG,
+     TARGET(no_cache), .constant = true,
+     .help = "GPU kernels are timed anew: choices kept by earlier runs are neither read nor written"},
     {.name = "wire", .group = GROUP_LAYOUT, .commands = FOR_LOOP | FOR_BENCH_WIRE, .kind = OPTION_CHOICE,
      .argument = "auto|mpi|nccl|device", TARGET(wire), .choice = wires, .initial = "auto",
      .help = "what carries messages between ranks; auto: device or nccl between GPUs, else mpi"},
@@ -296,9 +299,6 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG, .target = NO_TARGET,
      .unbuilt = "turn off the sharing of cached prompt beginnings, which is not there yet either",
      .also = "no-enable-prefix-caching"},
-    {.name = "no-cache", .group = GROUP_LAYOUT, .commands = FOR_GENERATE, .kind = OPTION_FLAG,
-     .target = NO_TARGET,
-     .unbuilt = "ignore the stored choice of GPU kernels"},
 
     /* ---- memory and batch ---- */
     {.name = "context", .letter = 'c', .group = GROUP_MEMORY, .commands = FOR_GENERATE,

@@ -12,7 +12,6 @@
 #include "check.h"
 
 enum {
-    LEVELS = 256,
     A_HASH = 8 /* numbers */,
     RUN = 1 << 16 /* numbers a thread makes at a time */
 };
@@ -30,7 +29,20 @@ static uint64_t hash_of(uint64_t key, uint64_t counter) {
 
 /* Levels -255, -253 .. 255 have a mean square of (256^2 - 1) / 3. */
 static float level_value(int level, double deviation) {
-    return (float)((2 * level - (LEVELS - 1)) * deviation / sqrt((LEVELS * LEVELS - 1) / 3.0));
+    return (float)((2 * level - (NOISE_LEVELS - 1)) * deviation /
+                   sqrt((NOISE_LEVELS * NOISE_LEVELS - 1) / 3.0));
+}
+
+void noise_describe(struct noise *noise, enum quant type, uint64_t key, double deviation) {
+    REQUIRE(type == QUANT_F32 || type == QUANT_F16 || type == QUANT_BF16, "noise as %s",
+            quant_types[type].name);
+    noise->key = key;
+    for (int level = 0; level < NOISE_LEVELS; level++) {
+        float value = level_value(level, deviation);
+        if (type == QUANT_F16) value = quant_from_f16(quant_to_f16(value));
+        if (type == QUANT_BF16) value = quant_from_bf16(quant_to_bf16(value));
+        noise->level[level] = value;
+    }
 }
 
 #define FILL(T, table)                                                                             \
@@ -38,25 +50,24 @@ static float level_value(int level, double deviation) {
         uint64_t bits = hash_of(key, (first + at) / A_HASH);                                       \
         size_t most = end - at < A_HASH ? end - at : A_HASH;                                       \
         for (size_t byte = 0; byte < most; byte++)                                                 \
-            ((T *)out)[at + byte] = table[bits >> 8 * byte & (LEVELS - 1)];                        \
+            ((T *)out)[at + byte] = table[bits >> 8 * byte & (NOISE_LEVELS - 1)];                  \
     }
 
 void noise_fill(void *out, enum quant type, uint64_t key, double deviation, size_t first, size_t n,
                 int n_threads) {
     REQUIRE(first % A_HASH == 0, "numbers from %zu on", first);
-    REQUIRE(type == QUANT_F32 || type == QUANT_F16 || type == QUANT_BF16, "noise as %s",
-            quant_types[type].name);
-    float wide[LEVELS];
-    uint16_t narrow[LEVELS];
-    for (int level = 0; level < LEVELS; level++) {
-        wide[level] = level_value(level, deviation);
-        narrow[level] = type == QUANT_F16 ? quant_to_f16(wide[level]) : quant_to_bf16(wide[level]);
+    struct noise noise;
+    uint16_t narrow[NOISE_LEVELS];
+    noise_describe(&noise, type, key, deviation);
+    for (int level = 0; level < NOISE_LEVELS; level++) {
+        float value = noise.level[level];
+        narrow[level] = type == QUANT_F16 ? quant_to_f16(value) : quant_to_bf16(value);
     }
 #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (size_t begin = 0; begin < n; begin += RUN) {
         size_t end = n - begin < RUN ? n : begin + RUN;
         if (type == QUANT_F32) {
-            FILL(float, wide)
+            FILL(float, noise.level)
         } else {
             FILL(uint16_t, narrow)
         }

@@ -16,7 +16,6 @@
 #include <string.h>
 
 #include "log.h"
-#include "noise.h"
 
 #define LLAMA3(factor)                                                                             \
     "'rope_theta':500000.0,'rope_scaling':{'rope_type':'llama3','factor':" factor                  \
@@ -390,6 +389,18 @@ static bool ends_in(const char *name, const char *end) {
     return n_name >= n_end && strcmp(name + n_name - n_end, end) == 0;
 }
 
+static double deviation_of(const struct graph_weight *weight) {
+    return 1 / sqrt(weight->columns);
+}
+
+bool shape_noise(const struct shape *shape, const struct graph_weight *weight,
+                 struct noise *noise) {
+    if (weight->rows == 1) return false;
+    noise_describe(noise, shape_type(shape, weight), noise_key(shape->seed, weight->name),
+                   deviation_of(weight));
+    return true;
+}
+
 void shape_fill(const struct shape *shape, const struct graph_weight *weight, void *out,
                 int n_threads) {
     size_t n = (size_t)weight->rows * (size_t)weight->columns;
@@ -402,6 +413,6 @@ void shape_fill(const struct shape *shape, const struct graph_weight *weight, vo
             vector[pair] = (float)shape_rope_factor(shape, (int)pair);
     } else {
         noise_fill(out, shape_type(shape, weight), noise_key(shape->seed, weight->name),
-                   1 / sqrt(weight->columns), 0, n, n_threads);
+                   deviation_of(weight), 0, n, n_threads);
     }
 }

@@ -66,6 +66,11 @@ struct tensor source_find(const struct source *source, const struct graph_weight
     return tensor;
 }
 
+bool source_noise(const struct source *source, const struct graph_weight *weight,
+                  struct noise *noise) {
+    return source->made && shape_noise(&source->shape, weight, noise);
+}
+
 struct tensor source_take(const struct source *source, const struct graph_weight *weight) {
     struct tensor tensor = source_find(source, weight);
     if (source->made) {

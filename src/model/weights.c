@@ -2,7 +2,8 @@
  *
  * A matrix joined of tensors is joined by the device, which unpacks them. A vector, a bias, is
  * joined here, as the f32 that devices hold vectors in: it is short, and no device need know that
- * vectors stand one behind another otherwise than matrices do.
+ * vectors stand one behind another otherwise than matrices do. A matrix that is made up is left to
+ * the device, if it can: it has the memory to be filled, and is faster at it.
  */
 #include "weights.h"
 
@@ -55,10 +56,32 @@ static struct weight *load_vectors(const struct weights *weights, const struct g
     return weight;
 }
 
+/* A matrix that the device makes up itself; NULL where it does not, or the source has numbers. */
+static struct weight *make_one(struct weights *weights, const struct graph_weight *part,
+                               int n_parts, const struct source *source) {
+    if (!weights->ops->load_noise) return NULL;
+    struct tensor *tensor = check_alloc(n_parts, sizeof *tensor);
+    struct noise *noise = check_alloc(n_parts, sizeof *noise);
+    struct weight *weight = NULL;
+    int n_made = 0;
+    for (; n_made < n_parts && source_noise(source, &part[n_made], &noise[n_made]); n_made++)
+        tensor[n_made] = source_find(source, &part[n_made]);
+    if (n_made == n_parts) {
+        weight = weights->ops->load_noise(weights->device, tensor, noise, n_parts);
+        for (int at = 0; at < n_parts; at++)
+            weights->file_bytes += source_tensor_bytes(&tensor[at]);
+    }
+    free(tensor);
+    free(noise);
+    return weight;
+}
+
 static struct weight *load_one(struct weights *weights, const struct graph_weight *wanted,
                                const struct source *source) {
     int n_parts;
     const struct graph_weight *part = parts_of(wanted, &n_parts);
+    struct weight *made = make_one(weights, part, n_parts, source);
+    if (made) return made;
     struct tensor *tensor = check_alloc(n_parts, sizeof *tensor);
     for (int at = 0; at < n_parts; at++)
         tensor[at] = source_take(source, &part[at]);

@@ -159,8 +159,11 @@ static void find_threads(struct resources *resources, const struct options *opti
 void resources_share(struct resources *resources, const struct options *options,
                      const struct environment *environment, int n_local, int n_sharing) {
     cpu_set_t cpus;
-    *resources = (struct resources){
-        .n_cpus = 1, .n_sharing = n_sharing, .memory_of = "host", .n_memory_sharing = n_local};
+    *resources = (struct resources){.n_cpus = 1,
+                                    .n_sharing = n_sharing,
+                                    .memory_of = "host",
+                                    .n_memory_sharing = n_local,
+                                    .device_node = -1};
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) resources->n_cpus = CPU_COUNT(&cpus);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     resources->n_host_cpus = online > 0 ? (int)online : 1;
@@ -181,6 +184,34 @@ void resources_use_device(struct resources *resources, int64_t free_bytes, int n
     resources->memory_from = "free on the device";
     resources->memory_of = "device";
     resources->n_memory_sharing = n_sharing;
+}
+
+int resources_node_of(const char *bus, const char *root) {
+    char path[128];
+    snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/numa_node", bus);
+    return *bus ? (int)read_number(root, path, "") : -1; /* the kernel writes -1 too */
+}
+
+bool resources_is_on_node(int node, const char *root) {
+    cpu_set_t mine;
+    char path[4200];
+    int n = snprintf(path, sizeof path, "%s/sys/devices/system/node/node%d", root, node);
+    if (access(path, F_OK) != 0 || sched_getaffinity(0, sizeof mine, &mine) != 0) return true;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        snprintf(path + n, sizeof path - (size_t)n, "/cpu%d", cpu);
+        if (CPU_ISSET(cpu, &mine) && access(path, F_OK) == 0) return true;
+    }
+    return false;
+}
+
+void resources_locate_device(struct resources *resources, const char *bus) {
+    int node = resources_node_of(bus, "");
+    resources->device_node = node;
+    if (node >= 0 && !resources_is_on_node(node, ""))
+        log_warning("bound to processors that are all of other NUMA nodes than its GPU, %s on node "
+                    "%d: bind the rank there (numactl --cpunodebind=%d --membind=%d), or have "
+                    "Slurm choose the GPU (--gpu-bind=closest)",
+                    bus, node, node, node);
 }
 
 void resources_find(struct resources *resources, const struct options *options,

@@ -5,12 +5,15 @@
 : "${LAMINA_LATE:?a lamina with a made-up GPU}"
 scene_open
 make_requests 6 20 >in.jsonl
+export XDG_CACHE_HOME=$PWD/caches
 late=("$MPIRUN" -n 3 "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl)
 
 expect 0 '' "${late[@]}" -o mixed.jsonl --attention-device cuda
 says 'wire: mpi (values of GPUs pass through pinned memory; driven while computing)' \
     'over 2 ranks of the device, less a tenth'
 said_once 'devices: ranks 1 and 2 share late 0 and its memory'
+says 'rank 1: GPU 3 at made:up, NUMA node unknown; NVLink to GPUs 1-2, 5, 8' 'rank 2: GPU 3 at made:up'
+check "nothing is said of a GPU of rank 0" [ "$(grep -c 'rank 0: GPU' stderr)" -eq 0 ]
 check "all are answered" has_each_once mixed.jsonl 6
 run_tokens=$(sed -n 's/.*tokens = \([0-9]*\) tokens an owner.*/\1/p' stderr)
 
@@ -33,5 +36,19 @@ check "nothing was written" [ ! -e no.jsonl ]
 expect 0 'values are in host memory' "${late[@]}" -o auto.jsonl
 expect 0 '' "${one[@]}" -i in.jsonl -o one.jsonl
 check "auto is the CPU" same_answers auto.jsonl one.jsonl
+
+# What a GPU finds by timing is kept where the environment says, unless that is not wanted.
+check "choices are kept, in one file" [ "$(find caches -type f -path 'caches/lamina/kernels-*' | wc -l)" -eq 1 ]
+check "and nothing else" [ "$(find caches -type f | wc -l)" -eq 1 ]
+rm -r caches
+expect 0 '' "${late[@]}" -o no-cache.jsonl --attention-device cuda --no-cache
+check "nothing is kept" [ ! -e caches ]
+
+# Versions are the device's own words.
+expect 0 '' "$LAMINA_LATE" --version
+check "a device tells its version" grep -qx 'CUDA   made up' stdout
+expect 0 '' "$LAMINA" --version
+version='CUDA   (not built|[0-9]+\.[0-9]+ \((no driver|driver for [0-9]+\.[0-9]+)\), cuBLAS [0-9]+\.[0-9]+\.[0-9]+)'
+check "this build tells it too" grep -qxE "$version" stdout
 
 scene_end
