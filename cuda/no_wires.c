@@ -6,5 +6,10 @@ static bool not_available(const struct device_ops *device_ops, struct fault *fau
     return fault_user(fault, "this lamina was built without CUDA (cmake --preset cuda)");
 }
 
-const struct wire_ops wire_nccl = {.name = "nccl", .available = not_available};
+static const char *no_version(void) {
+    return "not built";
+}
+
+const struct wire_ops wire_nccl = {
+    .name = "nccl", .version = no_version, .available = not_available};
 const struct wire_ops wire_device = {.name = "device", .available = not_available};

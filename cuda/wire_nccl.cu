@@ -11,6 +11,7 @@
  * after the oldest call that has not ended, and ends the job when its deadline is over.
  */
 #include <nccl.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "cuda_wire.h"
@@ -43,6 +44,13 @@ struct wire {
     unsigned n_begun, n_done;    /* calls */
     struct deadline deadline;    /* of call number n_done */
 };
+
+static const char *version(void) {
+    static char text[64];
+    snprintf(text, sizeof text, "%s (compiled for %d.%d.%d)", nccl_version(), NCCL_MAJOR,
+             NCCL_MINOR, NCCL_PATCH);
+    return text;
+}
 
 /* ---- opening ------------------------------------------------------------------------------------
  */
@@ -303,6 +311,7 @@ static void close(struct wire *wire) {
 static struct wire_ops make_ops(void) {
     struct wire_ops ops = {};
     ops.name = "nccl";
+    ops.version = version;
     ops.total_order = true;
     ops.available = available;
     ops.message_bytes = message_bytes;

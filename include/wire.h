@@ -85,6 +85,8 @@ struct wire;
 
 struct wire_ops {
     const char *name; /* "mpi" */
+    /* Of the library behind it, for people; "not built". NULL: one that the whole program needs. */
+    const char *(*version)(void);
     bool total_order; /* needs one message order on all ranks; replies are mirrored */
     /* Whether it can carry values of such a device, as far as one rank can tell before it is
      * opened; a fault says what is missing. */

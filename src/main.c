@@ -28,6 +28,7 @@
 #include "slices.h"
 #include "topology.h"
 #include "version.h"
+#include "wire.h"
 
 /* Each returns an exit code (enum exit_code), the same on every rank. */
 static int run_generate(int argc, char **argv, const struct options *options) {
@@ -160,7 +161,7 @@ static void print_version(void) {
     printf("MPI    %s (standard %d.%d)\n", library, version, subversion);
     printf("HDF5   %s\n", LAMINA_HDF5);
     printf("CUDA   %s\n", device_cuda.version());
-    printf("NCCL   not built\n");
+    printf("NCCL   %s\n", wire_nccl.version());
 }
 
 static void print_wish(enum options_wish wish, enum command command) {
