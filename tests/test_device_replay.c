@@ -14,6 +14,8 @@
 #include "scratch.h"
 
 enum { VOCABULARY = 64, MOST_ROWS = 24, MOST_SEQUENCES = 12, CONTEXT = 256, PROMPT = 3 };
+/* Of a product whose columns are no multiple of 64: a GPU takes such another way. */
+enum { PADDED = VOCABULARY + 8 };
 enum { N_PAGES = MOST_SEQUENCES * CONTEXT / PAGE_TOKENS };
 
 static const struct device_limits limits = {.n_slots = 1,
@@ -39,28 +41,31 @@ struct told {
 /* Device memory of the model. */
 struct model {
     struct weight *table, *follow;
-    struct value x, twice, zero, kv, attended, logits, picked;
+    struct value x, twice, padded, zero, kv, attended, logits, picked;
     struct kv_cache cache;
 };
 
 static void model_open(struct model *model, const struct subject *subject) {
     float *table = take(VOCABULARY * VOCABULARY, sizeof *table);
-    float *follow = take(VOCABULARY * VOCABULARY, sizeof *follow);
-    float *zero = take(MOST_ROWS * VOCABULARY, sizeof *zero);
-    memset(zero, 0, MOST_ROWS * VOCABULARY * sizeof *zero);
+    float *follow = take(VOCABULARY * PADDED, sizeof *follow);
+    float *zero = take(MOST_ROWS * PADDED, sizeof *zero);
+    memset(zero, 0, MOST_ROWS * PADDED * sizeof *zero);
     for (int at = 0; at < VOCABULARY * VOCABULARY; at++)
-        table[at] = follow[at] = 0;
+        table[at] = 0;
+    for (int at = 0; at < VOCABULARY * PADDED; at++)
+        follow[at] = 0;
     for (int token = 0; token < VOCABULARY; token++) {
         table[token * VOCABULARY + token] = 1;
-        follow[next_of(token) * VOCABULARY + token] = 1;
+        follow[next_of(token) * PADDED + token] = 1;
     }
     model->table = load_floats(subject, VOCABULARY, VOCABULARY, table);
-    model->follow = load_floats(subject, VOCABULARY, VOCABULARY, follow);
+    model->follow = load_floats(subject, VOCABULARY, PADDED, follow);
     model->zero = value_of(subject, MOST_ROWS, VOCABULARY, zero);
     struct value *values[] = {&model->x, &model->twice, &model->attended, &model->logits,
                               &model->picked};
     for (size_t at = 0; at < sizeof values / sizeof *values; at++)
         *values[at] = value_alloc(subject, MOST_ROWS, VOCABULARY);
+    model->padded = value_of(subject, MOST_ROWS, PADDED, zero);
     int columns = 2 * VOCABULARY;
     model->kv = (struct value){.columns = columns, .stride = columns, .element = ELEMENT_BF16};
     model->kv.buffer = subject->ops->alloc(subject->device, (size_t)MOST_ROWS * columns * 2);
@@ -77,8 +82,8 @@ static void model_open(struct model *model, const struct subject *subject) {
 }
 
 static void model_close(struct model *model, const struct subject *subject) {
-    struct value *values[] = {&model->x,        &model->twice,  &model->zero,  &model->kv,
-                              &model->attended, &model->logits, &model->picked};
+    struct value *values[] = {&model->x,  &model->twice,    &model->padded, &model->zero,
+                              &model->kv, &model->attended, &model->logits, &model->picked};
     for (size_t at = 0; at < sizeof values / sizeof *values; at++)
         value_release(subject, values[at]);
     subject->ops->release(subject->device, model->cache.buffer);
@@ -101,7 +106,10 @@ static bool run_step(const struct subject *subject, const struct model *model,
     ops->pack_kv(device, n, model->kv, model->zero, model->x, VOCABULARY);
     ops->append_kv(device, rows, &model->cache, 0, model->kv);
     ops->attend(device, rows, &model->cache, shape, ATTEND_WHOLE, model->x, model->attended);
-    ops->matmul(device, n, model->logits, model->twice, model->follow, NULL);
+    struct value same = model->padded;
+    same.columns = VOCABULARY;
+    ops->matmul(device, n, same, model->twice, model->table, NULL);
+    ops->matmul(device, n, model->logits, model->padded, model->follow, NULL);
     ops->pick(device, rows, model->picked, model->logits);
     ops->sample(device, rows, model->picked);
     ops->recorded(device);
