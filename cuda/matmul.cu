@@ -141,6 +141,8 @@ static T *grow(struct device *device, T **scratch, size_t *n_elements, int n_row
         replay_forget(device);
         if (*scratch) CHECK_CUDA(cudaFree(*scratch));
         CHECK_CUDA(cudaMalloc((void **)scratch, wanted * sizeof(T)));
+        /* compute-sanitizer does not see what cuBLAS stores in bulk and calls it uninitialised */
+        CHECK_CUDA(cudaMemsetAsync(*scratch, 0, wanted * sizeof(T), device->stream));
         *n_elements = wanted;
     }
     return *scratch;
