@@ -251,7 +251,7 @@ void attend_begin(struct device *device, const struct rows *rows) {
     struct cuda_rows *on_device = &device->rows[rows->slot];
     struct attend_plan *plan = on_device->plan;
     int at = plan->next++ % PLAN_RING;
-    CHECK_CUDA(cudaEventSynchronize(plan->copied[at]));
+    wait_for_event(device, plan->copied[at]);
     unsigned char *pinned = plan->pinned[at];
     struct attend_unit *unit = (struct attend_unit *)(pinned + unit_offset(attention));
     int n_units = 0;

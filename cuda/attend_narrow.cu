@@ -413,7 +413,7 @@ __global__ void __launch_bounds__(NARROW_THREADS, narrow<D, NT>::BLOCKS)
                   "all blocks of a processor fit its shared memory");
     narrow_shared<D, NT> &shared = *reinterpret_cast<narrow_shared<D, NT> *>(bytes);
     attend_share share = call.share[blockIdx.x];
-    if (share.n_items == 0) return;
+    if (share.n_items == 0) return wait_for_inputs(); /* as every kernel does before it ends */
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < narrow<D, NT>::STAGES; stage++) {
             barrier_init(&shared.full[stage], 1);

@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(FOLDING_THREADS, wide_blocks(D))
     extern __shared__ __align__(128) unsigned char bytes[];
     wide_shared<D, PARTS> &shared = *reinterpret_cast<wide_shared<D, PARTS> *>(bytes);
     attend_share share = call.share[blockIdx.x];
-    if (share.n_items == 0) return;
+    if (share.n_items == 0) return wait_for_inputs(); /* as every kernel does before it ends */
     wait_for_inputs();
     let_next_begin();
     bool is_first = true;

@@ -26,9 +26,9 @@ bool nccl_available(struct fault *fault);
 /* "2.28.9", of the library. */
 const char *nccl_version(void);
 
-/* Collective: a communicator over the ranks of options->topology, one GPU each. False with a fault,
- * the world's, where NCCL cannot make one (two ranks on one GPU, say). A rank that does not come
- * within the deadline ends the job. */
+/* Collective: a communicator over the ranks of options->topology, one GPU each. False with an
+ * agreed fault where a rank has no NCCL that fits. A rank that does not come within the deadline,
+ * and whatever else NCCL refuses (two ranks on one GPU, say), ends the job. */
 bool nccl_group_open(struct ncclComm **comm, const struct wire_options *options,
                      struct fault *fault);
 /* Collective; NULL does nothing. */

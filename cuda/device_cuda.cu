@@ -49,7 +49,7 @@ static void upload(struct device *device, struct buffer *to, size_t offset, cons
     REQUIRE(offset + n_bytes <= to->n_bytes, "upload past the end of a buffer");
     CHECK_CUDA(cudaMemcpyAsync(to->data + offset, from, n_bytes, cudaMemcpyHostToDevice,
                                device->stream));
-    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    cuda_settle(device);
 }
 
 static void download(struct device *device, void *to, struct buffer *from, size_t offset,
@@ -57,7 +57,7 @@ static void download(struct device *device, void *to, struct buffer *from, size_
     REQUIRE(offset + n_bytes <= from->n_bytes, "download past the end of a buffer");
     CHECK_CUDA(cudaMemcpyAsync(to, from->data + offset, n_bytes, cudaMemcpyDeviceToHost,
                                device->stream));
-    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    cuda_settle(device);
 }
 
 /* Wires copy on the compute stream, behind what was enqueued. */
@@ -171,7 +171,7 @@ static void begin(struct device *device, const struct rows *rows) {
     struct cuda_rows *to = &device->rows[rows->slot];
     struct staging *staging = to->staging;
     int at = staging->next++ % RING;
-    CHECK_CUDA(cudaEventSynchronize(staging->copied[at]));
+    wait_for_event(device, staging->copied[at]);
     unsigned char *pinned = staging->pinned[at];
     size_t n_bytes;
     struct tables tables = lay_out(&device->limits, (size_t)staging->max_pages, &n_bytes);
@@ -225,13 +225,15 @@ static int count(void) {
 }
 
 static void identify(const struct device_options *options, char id[DEVICE_ID_BYTES]) {
-    int index = options->index % count();
     struct cudaDeviceProp properties;
-    CHECK_CUDA(cudaSetDevice(index));
-    CHECK_CUDA(cudaFree(NULL)); /* starts it */
-    CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, options->index % count()));
     for (int at = 0; at < 16; at++)
         snprintf(id + 2 * at, 3, "%02x", (unsigned char)properties.uuid.bytes[at]);
+}
+
+static void start(const struct device_options *options) {
+    CHECK_CUDA(cudaSetDevice(options->index % count()));
+    CHECK_CUDA(cudaFree(NULL));
 }
 
 /* In the letters that the kernel uses. */
@@ -490,6 +492,7 @@ static struct device_ops make_ops(void) {
     ops.version = version;
     ops.count = count;
     ops.identify = identify;
+    ops.start = start;
     ops.locate = locate;
     ops.free_bytes = free_bytes;
     ops.weight_bytes = weight_bytes;

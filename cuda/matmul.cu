@@ -229,7 +229,7 @@ static float time_of(struct device *device, const struct layouts *layouts,
         CHECK_CUDA(cudaEventRecord(matmuls->begin, device->stream));
         run(device, layouts, algorithm, at);
         CHECK_CUDA(cudaEventRecord(matmuls->end, device->stream));
-        CHECK_CUDA(cudaEventSynchronize(matmuls->end));
+        wait_for_event(device, matmuls->end);
         CHECK_CUDA(cudaEventElapsedTime(&ms, matmuls->begin, matmuls->end));
         least = fminf(least, ms);
     }

@@ -23,7 +23,9 @@ bool nccl_available(struct fault *fault) {
     int code = 0;
     setenv("NCCL_NVLS_ENABLE", "0", 1);
     if (ncclGetVersion(&code) == ncclSuccess && code == NCCL_VERSION_CODE) return true;
-    return fault_user(fault, "NCCL %s is installed, and this lamina was compiled for %d.%d.%d, whose kernels it shares: install that, or compile again",
+    return fault_user(fault,
+                      "NCCL %s is installed, and this lamina was compiled for %d.%d.%d, whose "
+                      "kernels it shares: install that, or compile again",
                       nccl_version(), NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH);
 }
 
@@ -48,9 +50,10 @@ bool nccl_group_open(struct ncclComm **opened, const struct wire_options *option
                      struct fault *fault) {
     const struct topology *topology = options->topology;
     ncclUniqueId id = {};
-    if (!nccl_available(fault)) return false;
-    if (topology->leader && ncclGetUniqueId(&id) != ncclSuccess)
-        return fault_world(fault, "NCCL: ncclGetUniqueId: %s", ncclGetLastError(NULL));
+    nccl_available(fault);
+    if (topology->leader && fault->kind == FAULT_NONE && ncclGetUniqueId(&id) != ncclSuccess)
+        fault_world(fault, "NCCL: ncclGetUniqueId: %s", ncclGetLastError(NULL));
+    if (!topology_agree(topology, fault, "NCCL's id", options->deadline_s)) return false;
     topology_broadcast(topology, &id, sizeof id, "NCCL's id", options->deadline_s);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;

@@ -191,7 +191,7 @@ static void grow_pool(struct device *device, struct wishes *wishes, const struct
     for (int row = 0; row < rows->n_picked; row++)
         n += (size_t)(rows->wish[row].sampling->n_bias + count_masked(&rows->wish[row]));
     if (n <= wishes->most_pooled) return;
-    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    cuda_settle(device);
     replay_forget(device);
     close_pool(wishes);
     open_pool(wishes, 2 * n);
@@ -242,7 +242,7 @@ void sample_begin(struct device *device, const struct rows *rows) {
     if (rows->n_picked == 0 || !rows->wish) return;
     grow_pool(device, wishes, rows);
     int at = wishes->next++ % RING, n_pooled = 0;
-    CHECK_CUDA(cudaEventSynchronize(wishes->copied[at]));
+    wait_for_event(device, wishes->copied[at]);
     struct cuda_wish *wish = wishes->pinned_wish[at];
     struct pool_entry *pool = wishes->pinned_pool[at];
     int n_padded = device->rows[rows->slot].n_padded, n = rows->n_picked;

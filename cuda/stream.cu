@@ -190,7 +190,7 @@ double cuda_lap(struct device *device) {
         CHECK_CUDA(cudaEventCreate(&device->lap_end));
     }
     CHECK_CUDA(cudaEventRecord(device->lap_end, device->stream));
-    CHECK_CUDA(cudaStreamSynchronize(device->stream));
+    wait_for_event(device, device->lap_end);
     if (!first) CHECK_CUDA(cudaEventElapsedTime(&ms, device->lap_begin, device->lap_end));
     CHECK_CUDA(cudaEventRecord(device->lap_begin, device->stream));
     return ms * 1e-3;

@@ -13,8 +13,8 @@
  *
  * An epoch is the number of a place's use, so that what an earlier message left never looks like
  * this one; 0 is what a new window holds and is left out when the count wraps. Waits end with the
- * deadline: the kernel notes who waited for what in pinned memory, no later wait waits, and the host
- * ends the job at its next call here.
+ * deadline: the kernel notes who waited for what in pinned memory, no later wait waits, nothing more is
+ * sent, and the host ends the job at its next call here.
  *
  * Rejected: stores with one flag a message behind a fence, 2.4 times as slow up to 256 KiB; counts
  * in the peer's memory by atomics, which wait for the link and back.
@@ -54,7 +54,8 @@ struct told {
 /* What kernels of this rank tell each other. */
 struct notes {
     int32_t n_expired;
-    int64_t waited_ns[MESSAGES]; /* from begin to end of a gather's last block */
+    int32_t n_taken;             /* pieces of the gather that runs */
+    int64_t waited_ns[MESSAGES]; /* from begin to end of gathers */
 };
 
 /* One message and peer of a slot. */
@@ -292,6 +293,8 @@ __global__ void __launch_bounds__(THREADS) scatter_kernel(const __grid_constant_
     struct share share = find_share(call);
     const struct piece &piece = call.piece[share.piece];
     follow_on();
+    /* What was computed from a message that did not come goes nowhere. */
+    if (*(volatile int32_t *)&call.notes->n_expired) return;
     if (piece.flagged) {
         send_flagged<WHOLE ? CELL_BYTES : 2>(piece, share);
     } else {
@@ -304,14 +307,16 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
     struct share share = find_share(call);
     const struct piece &piece = call.piece[share.piece];
     follow_on();
-    bool is_clock = blockIdx.x == gridDim.x - 1 && threadIdx.x == 0;
+    bool is_clock = share.number == share.n - 1 && threadIdx.x == 0; /* one a piece */
     int64_t begin_ns = is_clock ? device_now_ns() : 0;
     if (piece.flagged) {
         take_flagged<WHOLE ? CELL_BYTES : 2>(call, piece, share);
     } else {
         take_bulk<WHOLE ? 16 : 2>(call, piece, share);
     }
-    if (is_clock) { /* the stream's gathers come one after another */
+    /* The last piece says how long it took; the stream's gathers come one after another. */
+    if (is_clock && atomicAdd(&call.notes->n_taken, 1) == call.n_pieces - 1) {
+        call.notes->n_taken = 0;
         int64_t waited_ns = call.notes->waited_ns[call.message] + device_now_ns() - begin_ns;
         call.notes->waited_ns[call.message] = waited_ns;
         *(volatile int64_t *)&call.told->waited_ns[call.message] = waited_ns;
@@ -344,7 +349,8 @@ static size_t message_bytes(size_t most_bytes, bool comes) {
 
 static bool available(const struct device_ops *device_ops, struct fault *fault) {
     if (device_ops != &device_cuda)
-        return fault_user(fault, "--wire device is for ranks on GPUs: it carries messages from kernel to kernel");
+        return fault_user(fault, "--wire device is for ranks on GPUs: it carries messages from "
+                                 "kernel to kernel");
     return nccl_available(fault);
 }
 
@@ -487,8 +493,7 @@ static size_t begin_call(const struct direction *direction, struct address addre
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
         struct port *port = &direction->port[ports_find(direction->ports, address, block->peer)];
-        size_t n_bytes =
-            (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(value->element);
+        size_t n_bytes = block_bytes(block, value->element);
         REQUIRE(port->element == value->element, "%s crosses as element %d, not %d",
                 message_name(address.message), (int)port->element, (int)value->element);
         if (port->n_blocks++ == 0 && ++port->epoch == 0) port->epoch = 1;
@@ -603,7 +608,7 @@ static size_t gather(struct wire *wire, struct address address, const struct val
 }
 
 static void drain(struct wire *wire) {
-    CHECK_CUDA(cudaStreamSynchronize(wire->options.device->stream));
+    cuda_settle(wire->options.device);
     progress(wire);
 }
 

@@ -116,7 +116,8 @@ static void connect(struct wire *wire) {
     for (int peer = 0; peer < topology->n_ranks && result == ncclSuccess; peer++) {
         result = ncclSend(byte, 1, ncclInt8, peer, wire->comm, wire->stream);
         if (result == ncclSuccess || result == ncclInProgress)
-            result = ncclRecv(byte + topology->n_ranks + peer, 1, ncclInt8, peer, wire->comm, wire->stream);
+            result = ncclRecv(byte + topology->n_ranks + peer, 1, ncclInt8, peer, wire->comm,
+                              wire->stream);
         if (result == ncclInProgress) result = ncclSuccess;
     }
     if (result == ncclSuccess) result = ncclGroupEnd();
@@ -190,14 +191,6 @@ static void watch(struct wire *wire, struct address address, const struct fan *f
 /* ---- scatter and gather -------------------------------------------------------------------------
  */
 
-static struct rectangle part_of(const struct block *block) {
-    return (struct rectangle){block->row, block->n_rows, block->column, block->n_columns};
-}
-
-static size_t block_bytes(const struct port *port, const struct block *block) {
-    return (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(port->element);
-}
-
 /* A direction's port of a block. */
 static struct port *port_of(const struct ports *ports, struct port *port, struct address address,
                             const struct block *block) {
@@ -212,7 +205,7 @@ static void clear(const struct ports *ports, struct port *port, struct address a
 
 /* Where the block lies in its port's buffer. */
 static unsigned char *place_of(struct port *port, const struct block *block) {
-    size_t n_bytes = block_bytes(port, block);
+    size_t n_bytes = block_bytes(block, port->element);
     REQUIRE(port->n_bytes + n_bytes <= port->most_bytes, "%zu bytes with rank %d, at most %zu",
             port->n_bytes + n_bytes, port->peer, port->most_bytes);
     unsigned char *place = port->buffer + port->n_bytes;
@@ -228,8 +221,10 @@ static size_t exchange(struct wire *wire, const struct ports *ports, struct port
     for (int at = 0; at < fan->n_blocks && result == ncclSuccess; at++) {
         struct port *to = port_of(ports, port, address, &fan->block[at]);
         if (to->n_bytes == 0) continue; /* its peer had a block before */
-        result = comes ? ncclRecv(to->buffer, to->n_bytes, ncclInt8, to->peer, wire->comm, wire->stream)
-                       : ncclSend(to->buffer, to->n_bytes, ncclInt8, to->peer, wire->comm, wire->stream);
+        result = comes ? ncclRecv(to->buffer, to->n_bytes, ncclInt8, to->peer, wire->comm,
+                                  wire->stream)
+                       : ncclSend(to->buffer, to->n_bytes, ncclInt8, to->peer, wire->comm,
+                                  wire->stream);
         if (result == ncclInProgress) result = ncclSuccess;
         total += to->n_bytes;
         to->n_bytes = 0;
@@ -248,7 +243,7 @@ static size_t scatter(struct wire *wire, struct address address, const struct va
     for (int at = 0; at < fan->n_blocks; at++) {
         struct port *port = port_of(&wire->outgoing, wire->send, address, &fan->block[at]);
         cuda_read_rows(device, place_of(port, &fan->block[at]), port->element, value,
-                       part_of(&fan->block[at]));
+                       block_part(&fan->block[at]));
     }
     cudaEvent_t packed = port_of(&wire->outgoing, wire->send, address, &fan->block[0])->ready;
     CHECK_CUDA(cudaEventRecord(packed, device->stream));
@@ -271,10 +266,10 @@ static size_t gather(struct wire *wire, struct address address, const struct val
     CHECK_CUDA(cudaStreamWaitEvent(device->stream, received->done, 0));
     for (int at = 0; at < fan->n_blocks; at++) {
         struct port *port = port_of(&wire->incoming, wire->receive, address, &fan->block[at]);
-        cuda_write_rows(device, value, part_of(&fan->block[at]), place_of(port, &fan->block[at]),
+        cuda_write_rows(device, value, block_part(&fan->block[at]), place_of(port, &fan->block[at]),
                         port->element);
         clock_arrived((int)address.message, address.slot, address.lane, port->peer,
-                      (int64_t)block_bytes(port, &fan->block[at]));
+                      (int64_t)block_bytes(&fan->block[at], port->element));
         CHECK_CUDA(cudaEventRecord(port->ready, device->stream));
     }
     return total;

@@ -176,9 +176,11 @@ struct device_ops {
     const char *(*version)(void);
     /* How many of the kind this host shows; 0: none, or not built. */
     int (*count)(void);
-    /* Start the processor that `options` name, so that what this takes is no longer free, and say
-     * which it is: the same text for all ranks that use it, "" where it uses the host's memory. */
+    /* Which processor `options` name: the same text for all ranks that would use it, "" where it
+     * uses the host's memory. Starts nothing. */
     void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);
+    /* Start it, so that what this takes is no longer free. */
+    void (*start)(const struct device_options *options);
     /* Where the processor that `options` name sits. */
     void (*locate)(const struct device_options *options, struct device_place *place);
     /* Bytes that are free on the processor `options` name; -1 where it uses the host's memory. */

@@ -44,6 +44,9 @@ struct fan {
     int n_blocks;
     const struct block *block;
 };
+struct rectangle block_part(const struct block *block);
+/* As elements that cross. */
+size_t block_bytes(const struct block *block, enum element element);
 
 /* A message this rank will receive in every slot, so that receives can be posted ahead. */
 struct incoming {
@@ -67,7 +70,7 @@ struct wire_options {
     const struct topology *topology; /* of the group; borrowed, as all here */
     int n_slots;
     double deadline_s;
-    bool progress; /* false: wire->progress does nothing (to measure what it is worth) */
+    bool progress; /* false: wire->progress moves nothing (to measure what it is worth) */
     const struct device_ops *device_ops; /* which holds the values */
     struct device *device;
     int n_incoming, n_outgoing;
@@ -115,7 +118,7 @@ struct wire_ops {
 
 extern const struct wire_ops wire_mpi;
 /* In cuda/, where it is built: between GPUs only, one a rank. */
-extern const struct wire_ops wire_nccl;   /* sends and receives of NCCL on a stream beside compute */
+extern const struct wire_ops wire_nccl; /* sends and receives of NCCL on a stream beside compute */
 extern const struct wire_ops wire_device; /* kernels write into the peer's memory and poll */
 
 /* Step headers: small host messages from the leader to every other rank, always over MPI whatever

@@ -25,7 +25,8 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -x "$program" ] || { setup_say "no such program: $program (cmake --preset cuda)" && exit 2; }
+[[ -x $program && -f $program ]] || { setup_say "no such program: $program (cmake --preset cuda)" && exit 2; }
+command -v nvidia-smi >/dev/null || { setup_say "no nvidia-smi: is this a host with a GPU?" && exit 2; }
 program=$(realpath "$program")
 setup_mpi 2
 work=build/bench-gpu-pair

@@ -273,6 +273,7 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
     double kv = kv_bytes(run, batch, length) * n_slots;
     double rate = (weights + kv) / spread.median;
     double ideal = batch / (run->service.n_layers * fmax(work.model_s, work.attention_s));
+    double mean = batch * n / ((double)(window.to->at_ns - window.from->at_ns) * 1e-9);
     sheet_row(sheet, (struct sheet_value[COLUMNS]){
                          [BATCH] = {.whole = batch},
                          [LENGTH] = {.whole = length},
@@ -290,7 +291,7 @@ static void put_row(struct run *run, const struct ends *ends, int batch, int len
                          [IDLE] = {.real = idle_part(run, window.from, window.to)},
                          [MODEL] = {.real = work.model_s * 1e6},
                          [ATTENTION] = {.real = work.attention_s * 1e6},
-                         [OF_IDEAL] = {.real = batch * n_slots / spread.median / ideal},
+                         [OF_IDEAL] = {.real = mean / ideal},
                      });
 }
 

@@ -244,7 +244,8 @@ bool bench_wire_open_sheet(struct run *run, struct sheet **sheet, struct fault *
 /* Every wire that suits the ranks' devices, or the one that was named. */
 static bool is_wanted(const struct run *run, const struct wire_ops *wire) {
     if (run->options->wire != WIRE_WISH_AUTO) return wire == run->wire_ops;
-    return wire == &wire_mpi || run->wire_ops != &wire_mpi;
+    return wire == &wire_mpi || wire == run->wire_ops ||
+           (wire == &wire_nccl && run->wire_ops == &wire_device);
 }
 
 /* Values of a fan to and fro, and the messages of a wire. */

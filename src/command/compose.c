@@ -20,9 +20,15 @@ static bool is_colocated(const struct run *run) {
     return run->topology.layout.attention_ranks == 0;
 }
 
+/* Ranks that may use a GPU compare which: one of its own is taken unasked. */
 static void choose_device(struct run *run, struct fault *fault) {
-    run->device_ops =
-        choose_device_ops(run->options, run->topology.role, run->topology.n_local, fault);
+    const struct topology *topology = &run->topology;
+    struct device_options options = {.index = topology->local_rank};
+    char id[DEVICE_ID_BYTES] = "";
+    if (choose_may_use_gpu(run->options, topology->role)) device_cuda.identify(&options, id);
+    int n_same = topology_count_same(topology, id, sizeof id, "comparison of GPUs",
+                                     run->options->deadline_s * PATIENCE);
+    run->device_ops = choose_device_ops(run->options, topology->role, id[0] && n_same == 1, fault);
 }
 
 /* The model's header, and the program made of it. */
@@ -106,6 +112,7 @@ static struct device_options device_options(struct run *run) {
  * started theirs, and before any of them takes more. */
 static void find_memory(struct run *run) {
     struct device_options options = device_options(run);
+    run->device_ops->start(&options);
     run->device_ops->identify(&options, run->device_id);
     run->device_ops->locate(&options, &run->device_place);
     resources_locate_device(&run->resources, run->device_place.bus);
@@ -117,22 +124,31 @@ static void find_memory(struct run *run) {
     run->n_sharing = n_sharing;
 }
 
-/* All ranks come to the same choice, for all see the same. */
+/* Each rank tells what it has; all come to the same choice. */
 static void choose_wire(struct run *run, struct fault *fault) {
     const struct topology *topology = &run->topology;
     double seconds = run->options->deadline_s * PATIENCE;
+    struct fault why = {0};
     if (topology->n_ranks == 1) return;
-    enum gpus mine = run->device_ops != &device_cuda ? GPUS_NOT_ALL
-                     : run->n_sharing > 1            ? GPUS_SHARED
-                                                     : GPUS_OWN;
-    bool one_host = topology_count_same(topology, topology->host, sizeof topology->host,
-                                        "comparison of hosts", seconds) == topology->n_ranks;
-    enum gpus *all = check_alloc((size_t)topology->n_ranks, sizeof *all), least = mine;
+    struct wire_ground mine = {.gpus = run->device_ops != &device_cuda ? GPUS_NOT_ALL
+                                       : run->n_sharing > 1            ? GPUS_SHARED
+                                                                       : GPUS_OWN};
+    mine.nccl = wire_nccl.available(run->device_ops, &why);
+    mine.device = wire_device.available(run->device_ops, &why);
+    struct wire_ground *all = check_alloc((size_t)topology->n_ranks, sizeof *all);
     topology_share(topology, &mine, sizeof mine, all, "comparison of GPUs", seconds);
-    for (int rank = 0; rank < topology->n_ranks; rank++)
-        least = all[rank] < least ? all[rank] : least;
+    struct wire_ground ground = mine;
+    for (int rank = 0; rank < topology->n_ranks; rank++) {
+        if (all[rank].gpus < ground.gpus) ground.gpus = all[rank].gpus;
+        ground.nccl = ground.nccl && all[rank].nccl;
+        ground.device = ground.device && all[rank].device;
+    }
     free(all);
-    run->wire_ops = choose_wire_ops(run->options, least, one_host, fault);
+    ground.one_host = topology_count_same(topology, topology->host, sizeof topology->host,
+                                          "comparison of hosts", seconds) == topology->n_ranks;
+    run->wire_ops = choose_wire_ops(run->options, ground, fault);
+    if (ground.gpus == GPUS_OWN && run->options->wire == WIRE_WISH_AUTO && why.text[0])
+        log_warning("rank %d keeps the job from a wire between GPUs: %s", topology->rank, why.text);
 }
 
 /* Pages this rank's memory can hold. */

@@ -108,7 +108,8 @@ static bool choose_devices(struct dry_run *dry, struct fault *fault) {
     dry->rank = check_alloc((size_t)n_ranks(dry), sizeof *dry->rank);
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
-        dry->rank[rank].device_ops = choose_device_ops(dry->options, role, n_ranks(dry), fault);
+        dry->rank[rank].device_ops =
+            choose_device_ops(dry->options, role, n_ranks(dry) <= device_cuda.count(), fault);
     }
     return fault->kind == FAULT_NONE;
 }
@@ -162,17 +163,21 @@ static bool as_started(const struct dry_run *dry) {
     return n_ranks(dry) == dry->topology.n_ranks;
 }
 
-/* As compose.c does. A layout that was not started is taken to have a GPU for each rank that wants
- * one. */
+/* As compose.c does, with all ranks on this host. Ranks are taken to have a GPU each where that
+ * cannot be seen from here: in a layout that was not started, or where one GPU is visible, which
+ * may be another for each. */
 static void choose_wire(struct dry_run *dry, struct fault *fault) {
-    enum gpus gpus = GPUS_OWN;
+    bool tells = as_started(dry) && device_cuda.count() > 1;
+    struct wire_ground ground = {.gpus = GPUS_OWN, .one_host = true};
+    ground.nccl = wire_nccl.available(&device_cuda, &(struct fault){0});
+    ground.device = wire_device.available(&device_cuda, &(struct fault){0});
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         const struct dry_rank *mine = &dry->rank[rank];
-        if (mine->device_ops != &device_cuda) gpus = GPUS_NOT_ALL;
-        for (int other = 0; other < rank && gpus == GPUS_OWN && as_started(dry); other++)
-            if (strcmp(dry->rank[other].device_id, mine->device_id) == 0) gpus = GPUS_SHARED;
+        if (mine->device_ops != &device_cuda) ground.gpus = GPUS_NOT_ALL;
+        for (int other = 0; other < rank && ground.gpus == GPUS_OWN && tells; other++)
+            if (strcmp(dry->rank[other].device_id, mine->device_id) == 0) ground.gpus = GPUS_SHARED;
     }
-    if (n_ranks(dry) > 1) dry->wire_ops = choose_wire_ops(dry->options, gpus, true, fault);
+    if (n_ranks(dry) > 1) dry->wire_ops = choose_wire_ops(dry->options, ground, fault);
 }
 
 /* KV pages by the memory of this host, as a run here would have them; where not one fits, all that

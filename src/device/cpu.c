@@ -147,6 +147,10 @@ static void cpu_identify(const struct device_options *options, char id[DEVICE_ID
     id[0] = 0;
 }
 
+static void cpu_start(const struct device_options *options) {
+    (void)options;
+}
+
 static void cpu_locate(const struct device_options *options, struct device_place *place) {
     (void)options;
     *place = (struct device_place){0};
@@ -399,6 +403,7 @@ const struct device_ops device_cpu = {
     .activation = ELEMENT_F32,
     .count = cpu_count,
     .identify = cpu_identify,
+    .start = cpu_start,
     .locate = cpu_locate,
     .energy_uj = cpu_energy_uj,
     .free_bytes = cpu_free_bytes,

@@ -268,14 +268,6 @@ static void wait_sent(struct wire *wire, int at) {
 /* ---- scatter and gather -----------------------------------------------------------------------
  */
 
-static struct rectangle part_of(const struct block *block) {
-    return (struct rectangle){block->row, block->n_rows, block->column, block->n_columns};
-}
-
-static size_t block_bytes(const struct port *port, const struct block *block) {
-    return (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(port->element);
-}
-
 /* The copies that were enqueued are done: what was taken may come again. */
 static void settle(struct wire *wire) {
     wire->options.device_ops->settle(wire->options.device);
@@ -329,10 +321,10 @@ static size_t mpi_scatter(struct wire *wire, struct address address, const struc
             send_blocks(wire, address, fan->block + n_sent, at - n_sent);
             n_sent = at;
         }
-        size_t n_bytes = block_bytes(&wire->send[which], block);
+        size_t n_bytes = block_bytes(block, wire->send[which].element);
         options->device_ops->read_rows(options->device,
                                        begin_send(wire, which, address.layer, n_bytes),
-                                       wire->send[which].element, value, part_of(block));
+                                       wire->send[which].element, value, block_part(block));
         total += n_bytes;
     }
     send_blocks(wire, address, fan->block + n_sent, fan->n_blocks - n_sent);
@@ -349,15 +341,15 @@ static size_t mpi_gather(struct wire *wire, struct address address, const struct
         struct port *port = &wire->receive[which];
         if (!port->active && !port->arrived) settle(wire); /* taken, and not posted since */
         wait_arrival(wire, port, address);
-        size_t n_bytes = block_bytes(port, block);
+        size_t n_bytes = block_bytes(block, port->element);
         if (port->envelope->layer != address.layer || port->envelope->n_bytes != n_bytes)
             check_fail(
                 "rank %d: %s from rank %d: expected layer %d with %zu bytes, got layer %d with "
                 "%u bytes",
                 options->topology->rank, message_name(address.message), block->peer, address.layer,
                 n_bytes, port->envelope->layer, port->envelope->n_bytes);
-        options->device_ops->write_rows(options->device, value, part_of(block), port->envelope + 1,
-                                        port->element);
+        options->device_ops->write_rows(options->device, value, block_part(block),
+                                        port->envelope + 1, port->element);
         port->n_uses += 1;
         port->arrived = false;
         wire->taken[wire->n_taken++] = which;

@@ -1,4 +1,5 @@
-/* ports.c - a table from messages to ports. See ports.h. */
+/* ports.c - a table from messages to ports, and what all wires do with blocks. See ports.h, wire.h.
+ */
 #include "ports.h"
 
 #include <stdlib.h>
@@ -29,4 +30,12 @@ int ports_find(const struct ports *ports, struct address address, int peer) {
     int at = *place_of(ports, address.message, address.lane, peer);
     REQUIRE(at >= 0, "no port for %s with rank %d", message_name(address.message), peer);
     return address.slot * ports->n_in_slot + at;
+}
+
+struct rectangle block_part(const struct block *block) {
+    return (struct rectangle){block->row, block->n_rows, block->column, block->n_columns};
+}
+
+size_t block_bytes(const struct block *block, enum element element) {
+    return (size_t)block->n_rows * (size_t)block->n_columns * element_bytes(element);
 }
