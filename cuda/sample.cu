@@ -91,6 +91,9 @@ static void open_wishes(struct wishes *wishes, size_t n) {
 static void open_taken(struct taken *taken, size_t n) {
     CHECK_CUDA(cudaMalloc((void **)&taken->token, n * sizeof *taken->token));
     CHECK_CUDA(cudaMalloc((void **)&taken->score, n * SCORES * sizeof *taken->score));
+    /* all of it is copied to the host, also what nobody wished for */
+    CHECK_CUDA(cudaMemset(taken->token, 0, n * sizeof *taken->token));
+    CHECK_CUDA(cudaMemset(taken->score, 0, n * SCORES * sizeof *taken->score));
     CHECK_CUDA(cudaMallocHost((void **)&taken->pinned_token, n * sizeof *taken->token));
     CHECK_CUDA(cudaMallocHost((void **)&taken->pinned_score, n * SCORES * sizeof *taken->score));
     CHECK_CUDA(cudaEventCreateWithFlags(&taken->done, cudaEventDisableTiming));
