@@ -215,14 +215,16 @@ static const char *wire_why(const struct report_run *run, const struct rank_line
                "memory";
     if (strcmp(run->wire, wire_nccl.name) == 0)
         return "every rank has a GPU of its own: NCCL's sends and receives beside compute";
+    static const char *const of_mpi[2][2] = {
+        {"values are in host memory; not driven while computing",
+         "values are in host memory; driven while computing"},
+        {"values of GPUs pass through pinned memory; not driven while computing",
+         "values of GPUs pass through pinned memory; driven while computing"},
+    };
     bool gpu = false;
     for (int rank = 0; rank < run->topology->n_ranks; rank++)
         gpu = gpu || line[rank].device_id[0];
-    return gpu                           ? run->options->wire_progress
-                                               ? "values of GPUs pass through pinned memory; driven while computing"
-                                               : "values of GPUs pass through pinned memory; not driven while computing"
-           : run->options->wire_progress ? "values are in host memory; driven while computing"
-                                         : "values are in host memory; not driven while computing";
+    return of_mpi[gpu][run->options->wire_progress];
 }
 
 static void say_wire(const struct report_run *run, const struct rank_line *line) {
