@@ -46,7 +46,8 @@ struct cuda_chunk {
  * pinned memory. The host keeps a copy of what grids depend on. */
 struct cuda_rows {
     int n_rows, n_chunks, n_picked;
-    int n_padded;                      /* rows that a replayed run has; 0: the step has no such runs */
+    int n_padded; /* rows that a replayed run has at least; 0: the step stands in none */
+    int step;
     int32_t *n_live;                   /* (1) n_rows: rows behind are padding, which leaves no trace */
     int32_t *id, *position, *sequence; /* (max_rows) */
     int32_t *row_chunk;                /* (max_rows) the chunk of each row */
@@ -227,11 +228,13 @@ __device__ inline void gap_ends(struct gap_clock *clock, int64_t began_ns) {
 /* replay.cu: runs of operators as CUDA graphs. */
 void replay_prepare(struct device *device);
 void replay_close(struct device *device);
-/* Rows that the runs of a step are recorded with, 0 where they are not. */
+/* Rows that the runs of a step are recorded with at least, 0 where they are not. */
 int replay_rows(const struct device *device, const struct rows *rows);
+/* The most that any step has: tables are padded up to there. */
+int replay_most_rows(const struct device *device);
 /* Give up every graph: memory that they use is about to go. */
 void replay_forget(struct device *device);
-bool cuda_replay(struct device *device, const struct rows *rows, int name);
+bool cuda_replay(struct device *device, unsigned slots, int name);
 void cuda_recorded(struct device *device);
 
 /* matmul.cu */

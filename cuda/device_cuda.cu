@@ -175,12 +175,14 @@ static void begin(struct device *device, const struct rows *rows) {
     unsigned char *pinned = staging->pinned[at];
     size_t n_bytes;
     struct tables tables = lay_out(&device->limits, (size_t)staging->max_pages, &n_bytes);
+    int most = replay_most_rows(device);
     to->n_padded = replay_rows(device, rows);
+    to->step = rows->step;
     *(int32_t *)(pinned + tables.n_live) = rows->n_rows;
-    copy_if(pinned + tables.id, rows->id, rows->n_rows, to->n_padded);
-    copy_if(pinned + tables.position, rows->position, rows->n_rows, to->n_padded);
-    copy_if(pinned + tables.sequence, rows->sequence, rows->n_rows, to->n_padded);
-    copy_if(pinned + tables.picked, rows->picked, rows->n_picked, to->n_padded);
+    copy_if(pinned + tables.id, rows->id, rows->n_rows, most);
+    copy_if(pinned + tables.position, rows->position, rows->n_rows, most);
+    copy_if(pinned + tables.sequence, rows->sequence, rows->n_rows, most);
+    copy_if(pinned + tables.picked, rows->picked, rows->n_picked, most);
     to->host_chunk = (struct cuda_chunk *)(pinned + tables.chunk);
     int n_pages = write_chunks(rows, (struct cuda_chunk *)(pinned + tables.chunk),
                                (int32_t *)(pinned + tables.row_chunk),

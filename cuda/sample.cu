@@ -248,7 +248,7 @@ void sample_begin(struct device *device, const struct rows *rows) {
     wait_for_event(device, wishes->copied[at]);
     struct cuda_wish *wish = wishes->pinned_wish[at];
     struct pool_entry *pool = wishes->pinned_pool[at];
-    int n_padded = device->rows[rows->slot].n_padded, n = rows->n_picked;
+    int n_padded = replay_most_rows(device), n = rows->n_picked;
     wishes->scored = false;
     for (int row = 0; row < n; row++) {
         n_pooled = write_wish(&wish[row], &rows->wish[row], pool, n_pooled);

@@ -1,4 +1,5 @@
-/* wire_device.cu - messages that GPU kernels write into a peer's memory themselves (wire.h).
+/* wire_device.cu - messages that GPU kernels write into a peer's memory themselves (wire.h); the
+ * kernels are message.cu's.
  *
  * A message has a place in the receiver's window for each (slot, message, lane, peer). One kernel a
  * call packs the blocks of all peers and writes them there, one kernel a call waits for them and
@@ -11,8 +12,10 @@
  *   bulk     groups of 16 KiB, each with a flag that is released when the group is written; the blocks
  *            of the receiving kernel wait for the flags of their own groups.
  *
- * An epoch is the number of a place's use, so that what an earlier message left never looks like
- * this one; 0 is what a new window holds and is left out when the count wraps. Waits end with the
+ * An epoch follows from the step and the layer, so that what an earlier message left never looks like
+ * this one, and both ends know it without counting; 0 is what a new window holds and no epoch. Which
+ * blocks a message has, where they go and the step's first epoch stand in a table of the slot that
+ * begin copies to the device, so that calls that were recorded serve every later step. Waits end with the
  * deadline: the kernel notes who waited for what in pinned memory, no later wait waits, nothing more is
  * sent, and the host ends the job at its next call here.
  *
@@ -22,40 +25,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda_wire.h"
+#include "message.h"
 
 enum {
     FLAGGED_MOST = 1 << 20, /* bytes of a call to a peer that go flagged */
-    CELL_BYTES = 8,         /* of payload in 16 bytes of a flagged place */
-    GROUP_BYTES = 1 << 14,
     ALIGNMENT = 256,
-    THREADS = 512,
-    CELLS = 2,        /* that a thread takes at once */
-    MOST_PIECES = 32, /* of a launch */
     MOST_GRID = 264,
-    POLLS = 256, /* between two looks at the clock */
+    RING = 4, /* tables on their way to the device */
 };
 
-/* The first use but a few of a wrap, which so happens in every job. */
-static const uint32_t FIRST_EPOCH = UINT32_MAX - 4;
+/* A few before a wrap, which so happens in every job. */
+static const uint64_t FIRST_EPOCH = UINT32_MAX - 4;
 
 /* Where the parts of a message's place lie, from its beginning. */
 struct parts {
     size_t bulk, flags, end; /* the flagged part comes first */
-};
-
-/* What kernels tell the host, in pinned memory. */
-struct told {
-    int32_t is_expired; /* a wait, for: */
-    int32_t message, slot, layer, lane, peer;
-    int64_t waited_ns[MESSAGES];
-};
-
-/* What kernels of this rank tell each other. */
-struct notes {
-    int32_t n_expired;
-    int32_t n_taken;             /* pieces of the gather that runs */
-    int64_t waited_ns[MESSAGES]; /* from begin to end of gathers */
 };
 
 /* One message and peer of a slot. */
@@ -64,11 +48,19 @@ struct port {
     enum element element;
     size_t most_bytes;
     size_t place; /* in the receiver's window */
-    uint32_t epoch;
-    /* of the call that is being prepared */
+    /* of the message that is being laid out */
     size_t n_bytes;
     int n_blocks;
     unsigned cell, group; /* where the next block begins */
+};
+
+/* The messages of a slot's step, as they lie in the table: its members one behind another. */
+struct table {
+    unsigned char *device, *pinned[RING];
+    cudaEvent_t copied[RING];
+    int next;
+    struct piece_list *list; /* (n_lists) pinned, of the step that has begun */
+    const struct piece *piece;
 };
 
 struct wire {
@@ -76,252 +68,11 @@ struct wire {
     struct window *window;
     struct ports incoming, outgoing;
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
+    struct table *table;         /* (n_slots) */
+    int n_lanes, n_lists, most_pieces; /* of a table */
     struct told *told;           /* pinned */
     struct notes *notes;         /* on the device */
 };
-
-/* ---- kernels ------------------------------------------------------------------------------------
- */
-
-/* A block of a fan on its way. */
-struct piece {
-    unsigned char *value;             /* its first element */
-    size_t stride_bytes;              /* from row to row of the value */
-    unsigned row_bytes, n_bytes;      /* of the block */
-    unsigned first_cell, first_group; /* of the message, where the block begins */
-    unsigned char *flagged, *bulk;    /* the message's parts; one of them NULL */
-    uint32_t *flag;                   /* (groups) of the bulk part */
-    uint32_t epoch;
-    int32_t peer;
-    unsigned first_block; /* of the grid, that works for it */
-};
-
-struct call {
-    int n_pieces;
-    struct piece piece[MOST_PIECES];
-    int32_t message, slot, layer, lane;
-    int64_t deadline_ns;
-    struct notes *notes;
-    struct told *told;
-};
-
-template <int BYTES> struct alignas(BYTES) few { uint32_t at[BYTES / 4]; };
-
-/* `BYTES` of the packed block from byte `at`. UNIT: bytes that stand together in the value and
- * divide its rows. */
-template <int BYTES, int UNIT>
-__device__ inline struct few<BYTES> load_word(const struct piece &piece, unsigned at) {
-    struct few<BYTES> word = {};
-    if constexpr (UNIT == BYTES) {
-        unsigned row = at / piece.row_bytes, column = at % piece.row_bytes;
-        word = *(const struct few<BYTES> *)(piece.value + row * piece.stride_bytes + column);
-    } else {
-        uint16_t *to = (uint16_t *)&word;
-        for (int k = 0; k < BYTES / 2; k++) {
-            unsigned byte = at + 2 * k;
-            unsigned row = byte / piece.row_bytes, column = byte % piece.row_bytes;
-            if (byte < piece.n_bytes)
-                to[k] = *(const uint16_t *)(piece.value + row * piece.stride_bytes + column);
-        }
-    }
-    return word;
-}
-
-template <int BYTES, int UNIT>
-__device__ inline void store_word(const struct piece &piece, unsigned at, struct few<BYTES> word) {
-    if constexpr (UNIT == BYTES) {
-        unsigned row = at / piece.row_bytes, column = at % piece.row_bytes;
-        *(struct few<BYTES> *)(piece.value + row * piece.stride_bytes + column) = word;
-    } else {
-        const uint16_t *from = (const uint16_t *)&word;
-        for (int k = 0; k < BYTES / 2; k++) {
-            unsigned byte = at + 2 * k;
-            unsigned row = byte / piece.row_bytes, column = byte % piece.row_bytes;
-            if (byte < piece.n_bytes)
-                *(uint16_t *)(piece.value + row * piece.stride_bytes + column) = from[k];
-        }
-    }
-}
-
-__device__ inline void store_cell(uint4 *to, uint4 cell) {
-    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(cell.x),
-                 "r"(cell.y), "r"(cell.z), "r"(cell.w)
-                 : "memory");
-}
-
-__device__ inline uint4 load_cell(const uint4 *from) {
-    uint4 cell;
-    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(cell.x), "=r"(cell.y), "=r"(cell.z), "=r"(cell.w)
-                 : "l"(from)
-                 : "memory");
-    return cell;
-}
-
-__device__ inline void release_flag(uint32_t *flag, uint32_t epoch) {
-    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(epoch) : "memory");
-}
-
-__device__ inline uint32_t acquire_flag(const uint32_t *flag) {
-    uint32_t epoch;
-    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(epoch) : "l"(flag) : "memory");
-    return epoch;
-}
-
-/* Between two polls of a wait that began at *begin_ns (0: now). False: wait no longer. */
-__device__ bool go_on(const struct call &call, const struct piece &piece, unsigned n_polls,
-                      int64_t *begin_ns) {
-    if (n_polls % POLLS != 0) return true;
-    int64_t now = device_now_ns();
-    if (*begin_ns == 0) *begin_ns = now;
-    if (*(volatile int32_t *)&call.notes->n_expired) return false;
-    if (now - *begin_ns < call.deadline_ns) return true;
-    if (atomicAdd(&call.notes->n_expired, 1) == 0) {
-        volatile struct told *told = call.told;
-        told->message = call.message;
-        told->slot = call.slot;
-        told->layer = call.layer;
-        told->lane = call.lane;
-        told->peer = piece.peer;
-        __threadfence_system();
-        told->is_expired = 1;
-    }
-    return false;
-}
-
-/* The part of a call that this block of the grid works for: its number there, of how many. */
-struct share {
-    int piece;
-    unsigned number, n;
-};
-
-__device__ inline struct share find_share(const struct call &call) {
-    int piece = 0;
-    while (piece + 1 < call.n_pieces && call.piece[piece + 1].first_block <= blockIdx.x)
-        piece++;
-    unsigned first = call.piece[piece].first_block;
-    unsigned end = piece + 1 < call.n_pieces ? call.piece[piece + 1].first_block : gridDim.x;
-    return (struct share){piece, blockIdx.x - first, end - first};
-}
-
-template <int UNIT>
-__device__ void send_flagged(const struct piece &piece, const struct share &share) {
-    unsigned n = (piece.n_bytes + CELL_BYTES - 1) / CELL_BYTES;
-    uint4 *place = (uint4 *)piece.flagged + piece.first_cell;
-    for (unsigned cell = share.number * THREADS + threadIdx.x; cell < n; cell += share.n * THREADS) {
-        struct few<CELL_BYTES> word = load_word<CELL_BYTES, UNIT>(piece, cell * CELL_BYTES);
-        store_cell(place + cell, make_uint4(word.at[0], piece.epoch, word.at[1], piece.epoch));
-    }
-}
-
-template <int UNIT>
-__device__ void take_flagged(const struct call &call, const struct piece &piece,
-                             const struct share &share) {
-    unsigned n = (piece.n_bytes + CELL_BYTES - 1) / CELL_BYTES, step = share.n * THREADS;
-    const uint4 *place = (const uint4 *)piece.flagged + piece.first_cell;
-    int64_t begin_ns = 0;
-    for (unsigned first = share.number * THREADS + threadIdx.x; first < n; first += CELLS * step) {
-        uint4 cell[CELLS];
-        bool here;
-        unsigned n_polls = 0;
-        do {
-            here = true;
-#pragma unroll
-            for (int k = 0; k < CELLS; k++) {
-                if (first + k * step >= n) continue;
-                cell[k] = load_cell(place + first + k * step);
-                here = here && cell[k].y == piece.epoch && cell[k].w == piece.epoch;
-            }
-        } while (!here && go_on(call, piece, n_polls++, &begin_ns));
-        if (!here) return;
-#pragma unroll
-        for (int k = 0; k < CELLS; k++) {
-            unsigned at = first + k * step;
-            struct few<CELL_BYTES> word = {{cell[k].x, cell[k].z}};
-            if (at < n) store_word<CELL_BYTES, UNIT>(piece, at * CELL_BYTES, word);
-        }
-    }
-}
-
-template <int UNIT> __device__ void send_bulk(const struct piece &piece, const struct share &share) {
-    enum { BYTES = 16 };
-    unsigned n = (piece.n_bytes + GROUP_BYTES - 1) / GROUP_BYTES;
-    for (unsigned group = share.number; group < n; group += share.n) {
-        unsigned place = piece.first_group + group;
-        for (unsigned at = threadIdx.x * BYTES; at < GROUP_BYTES; at += THREADS * BYTES) {
-            if (group * GROUP_BYTES + at >= piece.n_bytes) break;
-            struct few<BYTES> word = load_word<BYTES, UNIT>(piece, group * GROUP_BYTES + at);
-            *(struct few<BYTES> *)(piece.bulk + (size_t)place * GROUP_BYTES + at) = word;
-        }
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            __threadfence_system();
-            release_flag(&piece.flag[place], piece.epoch);
-        }
-    }
-}
-
-template <int UNIT>
-__device__ void take_bulk(const struct call &call, const struct piece &piece,
-                          const struct share &share) {
-    enum { BYTES = 16 };
-    __shared__ bool here;
-    unsigned n = (piece.n_bytes + GROUP_BYTES - 1) / GROUP_BYTES;
-    int64_t begin_ns = 0;
-    for (unsigned group = share.number; group < n; group += share.n) {
-        unsigned place = piece.first_group + group;
-        if (threadIdx.x == 0) {
-            unsigned n_polls = 0;
-            do {
-                here = acquire_flag(&piece.flag[place]) == piece.epoch;
-            } while (!here && go_on(call, piece, n_polls++, &begin_ns));
-        }
-        __syncthreads();
-        if (!here) return;
-        for (unsigned at = threadIdx.x * BYTES; at < GROUP_BYTES; at += THREADS * BYTES) {
-            if (group * GROUP_BYTES + at >= piece.n_bytes) break;
-            uint4 from = __ldcg((const uint4 *)(piece.bulk + (size_t)place * GROUP_BYTES + at));
-            struct few<BYTES> word = {{from.x, from.y, from.z, from.w}};
-            store_word<BYTES, UNIT>(piece, group * GROUP_BYTES + at, word);
-        }
-        __syncthreads(); /* before `here` is written again */
-    }
-}
-
-template <bool WHOLE>
-__global__ void __launch_bounds__(THREADS) scatter_kernel(const __grid_constant__ struct call call) {
-    struct share share = find_share(call);
-    const struct piece &piece = call.piece[share.piece];
-    follow_on();
-    /* What was computed from a message that did not come goes nowhere. */
-    if (*(volatile int32_t *)&call.notes->n_expired) return;
-    if (piece.flagged) {
-        send_flagged<WHOLE ? CELL_BYTES : 2>(piece, share);
-    } else {
-        send_bulk<WHOLE ? 16 : 2>(piece, share);
-    }
-}
-
-template <bool WHOLE>
-__global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__ struct call call) {
-    struct share share = find_share(call);
-    const struct piece &piece = call.piece[share.piece];
-    follow_on();
-    bool is_clock = share.number == share.n - 1 && threadIdx.x == 0; /* one a piece */
-    int64_t begin_ns = is_clock ? device_now_ns() : 0;
-    if (piece.flagged) {
-        take_flagged<WHOLE ? CELL_BYTES : 2>(call, piece, share);
-    } else {
-        take_bulk<WHOLE ? 16 : 2>(call, piece, share);
-    }
-    /* The last piece says how long it took; the stream's gathers come one after another. */
-    if (is_clock && atomicAdd(&call.notes->n_taken, 1) == call.n_pieces - 1) {
-        call.notes->n_taken = 0;
-        int64_t waited_ns = call.notes->waited_ns[call.message] + device_now_ns() - begin_ns;
-        call.notes->waited_ns[call.message] = waited_ns;
-        *(volatile int64_t *)&call.told->waited_ns[call.message] = waited_ns;
-    }
-}
 
 /* ---- opening ------------------------------------------------------------------------------------
  */
@@ -389,7 +140,7 @@ static void open_receives(struct wire *wire, const struct notice *notice) {
         for (int slot = 0; slot < options->n_slots; slot++)
             wire->receive[slot * n + at] = (struct port){
                 in->peer, in->element, in->most_bytes,
-                (size_t)(notice[at].place + (uint64_t)slot * notice[at].slot_bytes), FIRST_EPOCH};
+                (size_t)(notice[at].place + (uint64_t)slot * notice[at].slot_bytes)};
     }
 }
 
@@ -417,7 +168,7 @@ static void open_sends(struct wire *wire, const struct notice *all, int n_notice
         for (int slot = 0; slot < options->n_slots; slot++)
             wire->send[slot * n + at] = (struct port){
                 out->peer, out->element, out->most_bytes,
-                (size_t)(notice->place + (uint64_t)slot * notice->slot_bytes), FIRST_EPOCH};
+                (size_t)(notice->place + (uint64_t)slot * notice->slot_bytes)};
     }
 }
 
@@ -432,6 +183,61 @@ static int count_notices(const struct wire_options *options) {
         most = all[rank] > most ? all[rank] : most;
     free(all);
     return most;
+}
+
+/* ---- tables -------------------------------------------------------------------------------------
+ */
+
+/* Where a table's members lie: the first epoch is at its beginning. */
+struct members {
+    size_t list, first_block, piece, end; /* pieces last: only what is used travels */
+};
+
+static struct members members_of(const struct wire *wire) {
+    struct members members;
+    members.list = 16;
+    members.first_block = align(members.list + (size_t)wire->n_lists * sizeof(struct piece_list));
+    members.piece = align(members.first_block + (size_t)wire->most_pieces * sizeof(unsigned));
+    members.end = members.piece + (size_t)wire->most_pieces * sizeof(struct piece);
+    return members;
+}
+
+static int list_of(const struct wire *wire, bool comes, enum message message, int lane) {
+    return ((comes ? MESSAGES : 0) + (int)message) * wire->n_lanes + lane;
+}
+
+static void open_tables(struct wire *wire) {
+    const struct wire_options *options = &wire->options;
+    for (int at = 0; at < options->n_incoming; at++)
+        if (options->incoming[at].lane >= wire->n_lanes)
+            wire->n_lanes = options->incoming[at].lane + 1;
+    for (int at = 0; at < options->n_outgoing; at++)
+        if (options->outgoing[at].lane >= wire->n_lanes)
+            wire->n_lanes = options->outgoing[at].lane + 1;
+    wire->n_lists = 2 * MESSAGES * wire->n_lanes;
+    wire->most_pieces = (options->n_incoming + options->n_outgoing) * WIRE_MOST_BLOCKS;
+    size_t n_bytes = members_of(wire).end;
+    wire->table = (struct table *)check_alloc((size_t)options->n_slots, sizeof *wire->table);
+    for (int slot = 0; slot < options->n_slots; slot++) {
+        struct table *table = &wire->table[slot];
+        CHECK_CUDA(cudaMalloc((void **)&table->device, n_bytes));
+        for (int at = 0; at < RING; at++) {
+            CHECK_CUDA(cudaMallocHost((void **)&table->pinned[at], n_bytes));
+            CHECK_CUDA(cudaEventCreateWithFlags(&table->copied[at], cudaEventDisableTiming));
+        }
+    }
+}
+
+static void close_tables(struct wire *wire) {
+    for (int slot = 0; wire->table && slot < wire->options.n_slots; slot++) {
+        struct table *table = &wire->table[slot];
+        CHECK_CUDA(cudaFree(table->device));
+        for (int at = 0; at < RING; at++) {
+            CHECK_CUDA(cudaFreeHost(table->pinned[at]));
+            CHECK_CUDA(cudaEventDestroy(table->copied[at]));
+        }
+    }
+    free(wire->table);
 }
 
 static bool open(struct wire **opened, const struct wire_options *options, struct fault *fault) {
@@ -449,6 +255,7 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
     open_sends(wire, all, n);
     free(own);
     free(all);
+    open_tables(wire);
     CHECK_CUDA(cudaMallocHost((void **)&wire->told, sizeof *wire->told));
     memset(wire->told, 0, sizeof *wire->told);
     CHECK_CUDA(cudaMalloc((void **)&wire->notes, sizeof *wire->notes));
@@ -459,7 +266,7 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
                        (size_t)options->n_slots * slot_bytes, fault);
 }
 
-/* ---- scatter and gather -------------------------------------------------------------------------
+/* ---- a step begins ------------------------------------------------------------------------------
  */
 
 static void progress(void *argument) {
@@ -479,94 +286,152 @@ struct direction {
     bool comes;
 };
 
-/* Bytes of the call to each peer, which choose its protocol; and the next epoch. */
-static size_t begin_call(const struct direction *direction, struct address address,
-                         const struct value *value, const struct fan *fan) {
-    size_t total = 0;
+static struct direction direction_of(struct wire *wire, bool comes) {
+    if (comes) return (struct direction){&wire->incoming, wire->receive, true};
+    return (struct direction){&wire->outgoing, wire->send, false};
+}
+
+static struct port *port_of(const struct direction *direction, struct address address,
+                            const struct block *block) {
+    return &direction->port[ports_find(direction->ports, address, block->peer)];
+}
+
+/* Bytes of the message to each peer, which choose its protocol. */
+static void count_bytes(const struct direction *direction, struct address address,
+                        const struct fan *fan) {
     for (int at = 0; at < fan->n_blocks; at++) {
-        struct port *port =
-            &direction->port[ports_find(direction->ports, address, fan->block[at].peer)];
+        struct port *port = port_of(direction, address, &fan->block[at]);
         port->n_bytes = 0;
         port->n_blocks = 0;
         port->cell = port->group = 0;
     }
     for (int at = 0; at < fan->n_blocks; at++) {
-        const struct block *block = &fan->block[at];
-        struct port *port = &direction->port[ports_find(direction->ports, address, block->peer)];
-        size_t n_bytes = block_bytes(block, value->element);
-        REQUIRE(port->element == value->element, "%s crosses as element %d, not %d",
-                message_name(address.message), (int)port->element, (int)value->element);
-        if (port->n_blocks++ == 0 && ++port->epoch == 0) port->epoch = 1;
-        port->n_bytes += n_bytes;
+        struct port *port = port_of(direction, address, &fan->block[at]);
+        port->n_bytes += block_bytes(&fan->block[at], port->element);
+        port->n_blocks += 1;
         REQUIRE(port->n_bytes <= port->most_bytes && port->n_blocks <= WIRE_MOST_BLOCKS,
                 "%zu bytes of %s in %d blocks, at most %zu in %d", port->n_bytes,
                 message_name(address.message), port->n_blocks, port->most_bytes, WIRE_MOST_BLOCKS);
-        total += n_bytes;
     }
-    return total;
 }
 
 static struct piece piece_of(const struct wire *wire, const struct direction *direction,
-                             const struct value *value, const struct block *block,
-                             struct port *port) {
-    size_t size = element_bytes(value->element);
+                             const struct block *block, struct port *port) {
     struct parts parts = parts_of(port->most_bytes);
     int owner = direction->comes ? wire->options.topology->rank : port->peer;
     unsigned char *place = window_of(wire->window, owner) + port->place;
     bool flagged = port->n_bytes <= FLAGGED_MOST;
     struct piece piece = {};
-    piece.value = (unsigned char *)value_data(value) +
-                  ((size_t)block->row * (size_t)value->stride + (size_t)block->column) * size;
-    piece.stride_bytes = (size_t)value->stride * size;
-    piece.row_bytes = (unsigned)((size_t)block->n_columns * size);
+    piece.row = block->row;
+    piece.column = block->column;
+    piece.row_bytes = (unsigned)((size_t)block->n_columns * element_bytes(port->element));
     piece.n_bytes = piece.row_bytes * (unsigned)block->n_rows;
     piece.first_cell = port->cell;
     piece.first_group = port->group;
     piece.flagged = flagged ? place : NULL;
     piece.bulk = flagged ? NULL : place + parts.bulk;
     piece.flag = (uint32_t *)(place + parts.flags);
-    piece.epoch = port->epoch;
     piece.peer = port->peer;
     port->cell += (piece.n_bytes + CELL_BYTES - 1) / CELL_BYTES;
     port->group += (piece.n_bytes + GROUP_BYTES - 1) / GROUP_BYTES;
     return piece;
 }
 
-/* Whether both protocols can take whole words of a block. */
-static bool is_whole(const struct piece *piece) {
-    size_t unit = piece->flagged ? CELL_BYTES : 16;
-    return (uintptr_t)piece->value % unit == 0 && piece->stride_bytes % unit == 0 &&
-           piece->row_bytes % unit == 0;
-}
+/* Bytes for one block of the grid: each thread takes its cells once, or a group has a block. */
+static constexpr unsigned BLOCK_BYTES = MESSAGE_CELLS * MESSAGE_THREADS * CELL_BYTES;
+static_assert(BLOCK_BYTES <= (unsigned)GROUP_BYTES, "grid_of bounds both");
 
-/* Blocks of the grid for a piece: each about a cell or two a thread, or a group. */
 static unsigned count_blocks(const struct piece *piece, int n_pieces) {
-    unsigned cells = (piece->n_bytes + CELL_BYTES - 1) / CELL_BYTES;
-    unsigned n = piece->flagged ? (cells + CELLS * THREADS - 1) / (CELLS * THREADS)
-                                : (piece->n_bytes + GROUP_BYTES - 1) / GROUP_BYTES;
-    unsigned most = (unsigned)(MOST_GRID / n_pieces);
-    return n > most ? most : n;
+    unsigned bytes = piece->flagged ? BLOCK_BYTES : (unsigned)GROUP_BYTES;
+    unsigned n = (piece->n_bytes + bytes - 1) / bytes;
+    unsigned most = n_pieces < MOST_GRID ? (unsigned)(MOST_GRID / n_pieces) : 1;
+    return n < most ? n : most;
 }
 
-static void launch(struct device *device, const struct direction *direction, struct call *call,
-                   unsigned n_blocks, bool whole) {
-    void (*kernel)(struct call) = direction->comes
-                                      ? (whole ? gather_kernel<true> : gather_kernel<false>)
-                                      : (whole ? scatter_kernel<true> : scatter_kernel<false>);
-    if (n_blocks > 0) launch_following(device, kernel, n_blocks, THREADS, 0, *call);
-    call->n_pieces = 0;
+/* Lay a message out behind `n_before` pieces. Returns how many there are then. */
+static int put_list(struct wire *wire, const struct direction *direction, struct address address,
+                    const struct fan *fan, unsigned char *pinned, int n_before) {
+    struct members members = members_of(wire);
+    int which = list_of(wire, direction->comes, address.message, address.lane);
+    struct piece_list *list = (struct piece_list *)(pinned + members.list) + which;
+    struct piece *piece = (struct piece *)(pinned + members.piece) + n_before;
+    unsigned *first_block = (unsigned *)(pinned + members.first_block) + n_before;
+    *list = {n_before, 0, 0};
+    count_bytes(direction, address, fan);
+    for (int at = 0; at < fan->n_blocks; at++) {
+        struct port *port = port_of(direction, address, &fan->block[at]);
+        piece[list->n] = piece_of(wire, direction, &fan->block[at], port);
+        if (piece[list->n].n_bytes == 0) continue;
+        first_block[list->n++] = list->n_blocks;
+        list->n_blocks += count_blocks(&piece[list->n - 1], fan->n_blocks);
+    }
+    return n_before + list->n;
 }
 
-/* Enqueue all blocks of a fan, MOST_PIECES a launch. */
-static size_t carry(struct wire *wire, const struct direction *direction, struct address address,
-                    const struct value *value, const struct fan *fan) {
+static void begin(struct wire *wire, int slot, int step, const struct fan *fan) {
     struct device *device = wire->options.device;
-    int most = fan->n_blocks < MOST_PIECES ? fan->n_blocks : MOST_PIECES;
-    unsigned n_blocks = 0;
-    bool whole = true;
-    struct call call = {};
+    struct table *table = &wire->table[slot];
+    struct members members = members_of(wire);
+    int at = table->next++ % RING, n_pieces = 0;
     progress(wire);
-    size_t total = begin_call(direction, address, value, fan);
+    wait_for_event(device, table->copied[at]);
+    unsigned char *pinned = table->pinned[at];
+    uint64_t first = FIRST_EPOCH + (uint64_t)step * (uint64_t)wire->options.n_layers;
+    *(uint32_t *)pinned = (uint32_t)(first % UINT32_MAX);
+    table->list = (struct piece_list *)(pinned + members.list);
+    table->piece = (struct piece *)(pinned + members.piece);
+    memset(table->list, 0, (size_t)wire->n_lists * sizeof *table->list);
+    for (int comes = 0; comes <= 1; comes++) {
+        struct direction direction = direction_of(wire, comes);
+        for (int message = MESSAGE_Q; message <= MESSAGE_OUT; message++)
+            for (int lane = 0; lane < wire->n_lanes; lane++) {
+                struct address address = {(enum message)message, slot, 0, lane};
+                if (ports_count(direction.ports, address) == 0) continue;
+                n_pieces = put_list(wire, &direction, address, &fan[message], pinned, n_pieces);
+            }
+    }
+    CHECK_CUDA(cudaMemcpyAsync(table->device, pinned,
+                               members.piece + (size_t)n_pieces * sizeof(struct piece),
+                               cudaMemcpyHostToDevice, device->stream));
+    CHECK_CUDA(cudaEventRecord(table->copied[at], device->stream));
+}
+
+/* ---- scatter and gather -------------------------------------------------------------------------
+ */
+
+/* Blocks of the grid for a call of a value. A run that is recorded may serve steps with other rows
+ * for the peers, up to the rows that it is recorded with. */
+static unsigned grid_of(const struct wire *wire, const struct direction *direction,
+                        struct address address, const struct value *value,
+                        const struct piece_list *list) {
+    const struct device *device = wire->options.device;
+    if (!device->padded) return list->n_blocks;
+    size_t row_bytes = (size_t)value->columns * element_bytes(value->element);
+    size_t n_bytes = (size_t)device->padded * row_bytes;
+    size_t most = n_bytes / BLOCK_BYTES + (size_t)ports_count(direction->ports, address);
+    return most < MOST_GRID ? (unsigned)most : MOST_GRID;
+}
+
+static size_t carry(struct wire *wire, bool comes, struct address address,
+                    const struct value *value) {
+    struct device *device = wire->options.device;
+    const struct table *table = &wire->table[address.slot];
+    struct members members = members_of(wire);
+    struct direction direction = direction_of(wire, comes);
+    int which = list_of(wire, comes, address.message, address.lane);
+    const struct piece_list *list = &table->list[which];
+    size_t total = 0;
+    struct message_call call = {};
+    progress(wire);
+    REQUIRE(address.layer >= 0 && address.layer < wire->options.n_layers, "layer %d of %d",
+            address.layer, wire->options.n_layers);
+    call.first_epoch = (const uint32_t *)table->device;
+    call.list = (const struct piece_list *)(table->device + members.list) + which;
+    call.first_block = (const unsigned *)(table->device + members.first_block);
+    call.piece = (const struct piece *)(table->device + members.piece);
+    call.value = (unsigned char *)value_data(value);
+    call.size = (unsigned)element_bytes(value->element);
+    call.stride_bytes = (size_t)value->stride * call.size;
     call.message = (int32_t)address.message;
     call.slot = address.slot;
     call.layer = address.layer;
@@ -574,37 +439,32 @@ static size_t carry(struct wire *wire, const struct direction *direction, struct
     call.deadline_ns = (int64_t)(wire->options.deadline_s * 1e9);
     call.notes = wire->notes;
     call.told = wire->told;
-    for (int at = 0; at < fan->n_blocks; at++) {
-        const struct block *block = &fan->block[at];
-        int which = ports_find(direction->ports, address, block->peer);
-        struct piece piece = piece_of(wire, direction, value, block, &direction->port[which]);
-        if (direction->comes)
-            clock_arrived((int)address.message, address.slot, address.lane, block->peer,
-                          piece.n_bytes);
-        if (piece.n_bytes == 0) continue;
-        whole = whole && is_whole(&piece);
-        piece.first_block = n_blocks;
-        n_blocks += count_blocks(&piece, most);
-        call.piece[call.n_pieces++] = piece;
-        if (call.n_pieces < MOST_PIECES) continue;
-        launch(device, direction, &call, n_blocks, whole);
-        n_blocks = 0;
-        whole = true;
+    for (int at = 0; at < list->n; at++) {
+        const struct piece *piece = &table->piece[list->first + at];
+        enum element crosses =
+            direction.port[ports_find(direction.ports, address, piece->peer)].element;
+        REQUIRE(crosses == value->element, "%s crosses as element %d, not %d",
+                message_name(address.message), (int)crosses, (int)value->element);
+        total += piece->n_bytes;
+        if (comes)
+            clock_arrived((int)address.message, address.slot, address.lane, piece->peer,
+                          piece->n_bytes);
     }
-    launch(device, direction, &call, n_blocks, whole);
+    unsigned n_blocks = grid_of(wire, &direction, address, value, list);
+    if (comes) {
+        message_gather(device, n_blocks, &call);
+    } else {
+        message_scatter(device, n_blocks, &call);
+    }
     return total;
 }
 
-static size_t scatter(struct wire *wire, struct address address, const struct value *value,
-                      const struct fan *fan) {
-    struct direction direction = {&wire->outgoing, wire->send, false};
-    return carry(wire, &direction, address, value, fan);
+static size_t scatter(struct wire *wire, struct address address, const struct value *value) {
+    return carry(wire, false, address, value);
 }
 
-static size_t gather(struct wire *wire, struct address address, const struct value *value,
-                     const struct fan *fan) {
-    struct direction direction = {&wire->incoming, wire->receive, true};
-    return carry(wire, &direction, address, value, fan);
+static size_t gather(struct wire *wire, struct address address, const struct value *value) {
+    return carry(wire, true, address, value);
 }
 
 static void drain(struct wire *wire) {
@@ -621,6 +481,7 @@ static void close(struct wire *wire) {
     if (!wire) return;
     CHECK_CUDA(cudaStreamSynchronize(wire->options.device->stream));
     window_close(wire->window);
+    close_tables(wire);
     CHECK_CUDA(cudaFree(wire->notes));
     CHECK_CUDA(cudaFreeHost(wire->told));
     ports_close(&wire->incoming);
@@ -633,9 +494,11 @@ static void close(struct wire *wire) {
 static struct wire_ops make_ops(void) {
     struct wire_ops ops = {};
     ops.name = "device";
+    ops.in_runs = true;
     ops.available = available;
     ops.message_bytes = message_bytes;
     ops.open = open;
+    ops.begin = begin;
     ops.scatter = scatter;
     ops.gather = gather;
     ops.progress = progress;

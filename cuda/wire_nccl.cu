@@ -13,6 +13,7 @@
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cuda_wire.h"
 
@@ -40,6 +41,7 @@ struct wire {
     cudaStream_t stream;
     struct ports incoming, outgoing;
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
+    struct fan *fan;             /* (n_slots, MESSAGES) of the slots' steps */
     struct watched *watched;     /* (MOST_WATCHED), a ring */
     unsigned n_begun, n_done;    /* calls */
     struct deadline deadline;    /* of call number n_done */
@@ -137,6 +139,7 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
     wire->options = *options;
     *opened = wire;
     open_ports(wire);
+    wire->fan = (struct fan *)check_alloc((size_t)options->n_slots * MESSAGES, sizeof *wire->fan);
     wire->options.incoming = NULL;
     wire->options.outgoing = NULL;
     CHECK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
@@ -235,9 +238,18 @@ static size_t exchange(struct wire *wire, const struct ports *ports, struct port
     return total;
 }
 
-static size_t scatter(struct wire *wire, struct address address, const struct value *value,
-                      const struct fan *fan) {
+static void begin(struct wire *wire, int slot, int step, const struct fan *fan) {
+    (void)step;
+    memcpy(&wire->fan[slot * MESSAGES], fan, MESSAGES * sizeof *fan);
+}
+
+static const struct fan *fan_of(const struct wire *wire, struct address address) {
+    return &wire->fan[address.slot * MESSAGES + (int)address.message];
+}
+
+static size_t scatter(struct wire *wire, struct address address, const struct value *value) {
     struct device *device = wire->options.device;
+    const struct fan *fan = fan_of(wire, address);
     if (fan->n_blocks == 0) return 0;
     clear(&wire->outgoing, wire->send, address, fan);
     for (int at = 0; at < fan->n_blocks; at++) {
@@ -251,9 +263,9 @@ static size_t scatter(struct wire *wire, struct address address, const struct va
     return exchange(wire, &wire->outgoing, wire->send, address, fan, false);
 }
 
-static size_t gather(struct wire *wire, struct address address, const struct value *value,
-                     const struct fan *fan) {
+static size_t gather(struct wire *wire, struct address address, const struct value *value) {
     struct device *device = wire->options.device;
+    const struct fan *fan = fan_of(wire, address);
     if (fan->n_blocks == 0) return 0;
     clear(&wire->incoming, wire->receive, address, fan);
     for (int at = 0; at < fan->n_blocks; at++) {
@@ -300,6 +312,7 @@ static void close(struct wire *wire) {
         CHECK_CUDA(cudaEventDestroy(wire->watched[at].done));
     if (wire->stream) CHECK_CUDA(cudaStreamDestroy(wire->stream));
     free(wire->watched);
+    free(wire->fan);
     free(wire);
 }
 
@@ -311,6 +324,7 @@ static struct wire_ops make_ops(void) {
     ops.available = available;
     ops.message_bytes = message_bytes;
     ops.open = open;
+    ops.begin = begin;
     ops.scatter = scatter;
     ops.gather = gather;
     ops.progress = progress;

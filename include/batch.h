@@ -71,7 +71,7 @@ void header_read(struct header *header, const struct batch_limits *limits, const
 struct slot {
     struct rows rows;
     bool last;
-    struct fan q, kv, out; /* shares by peer, of values as they lie on this rank */
+    struct fan fan[MESSAGES]; /* shares by peer, of values as they lie on this rank */
     /* storage behind them */
     int32_t *id, *position, *sequence, *picked;
     struct chunk *chunk;

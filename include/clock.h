@@ -45,7 +45,7 @@ enum span_kind {
     SPAN_ARRIVED,    /* a message's last byte came; begin = end */
     SPAN_LOAD,       /* before the loop: reading weights */
     SPAN_START,      /* before the loop: all else */
-    SPAN_REPLAY,     /* a run of operators that the device replayed */
+    SPAN_REPLAY,     /* a run that the device replayed: operators, and messages on some wires */
     SPAN_KINDS
 };
 const char *clock_span_name(enum span_kind kind);
@@ -110,6 +110,11 @@ int64_t clock_message(enum span_kind kind, int lane, int peer, int64_t n_bytes, 
 /* The last byte of a message (enum message) of `slot` has come; from a wire that the host does not
  * drive: it has been asked for. */
 void clock_arrived(int message, int slot, int lane, int peer, int64_t n_bytes);
+
+/* Messages of a run that the device replayed, handed over (a scatter of `kind`) or taken: in the
+ * totals alone, for nobody saw when. */
+void clock_count(enum span_kind kind, int64_t n_bytes);
+void clock_count_arrived(int message, int n_blocks, int64_t n_bytes);
 
 /* Hand on a step that ends now. */
 void clock_step(struct step_span step);

@@ -241,11 +241,14 @@ struct device_ops {
      * A device with memory of its own takes the arrays along here, once for all layers. */
     void (*begin)(struct device *device, const struct rows *rows);
 
-    /* A run of operators between two messages, `name` in the slot's step. True: the device has made
-     * these calls itself, as it saw them in a step before whose rows were alike, and the caller
-     * leaves them out. False: the caller makes them, for all rows and picked rows of the step, and
-     * then calls recorded. No run stands within another, or takes messages or host data. */
-    bool (*replay)(struct device *device, const struct rows *rows, int name);
+    /* A run: calls that take no host data and wait for nothing on the host, operators and what a
+     * wire may put there (wire_ops.in_runs). `slots`: bit k says that it works on the rows of slot
+     * k as they have begun. `name`: runs of one name and slots are the same calls, but for the
+     * rows. True: the device has made these calls itself, as it saw them before with rows that were
+     * alike, and the caller leaves them out. False: the caller makes them, for all rows and picked
+     * rows of the steps, and then calls recorded. No run stands within another, or contains a
+     * begin. */
+    bool (*replay)(struct device *device, unsigned slots, int name);
     void (*recorded)(struct device *device);
 
     /* Operators. Shapes: rows as in `rows`, columns as in the values. out never overlaps an input.

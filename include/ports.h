@@ -22,6 +22,8 @@ void ports_close(struct ports *ports);
 
 /* Number `at` of the list is this message. */
 void ports_put(struct ports *ports, enum message message, int lane, int peer, int at);
+/* Of how many peers the list has this message and lane. */
+int ports_count(const struct ports *ports, struct address address);
 /* The port of a message, which must have been entered. */
 int ports_find(const struct ports *ports, struct address address, int peer);
 

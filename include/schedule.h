@@ -39,6 +39,11 @@ void schedule_go_on(struct schedule *schedule);
  * into an int, which is months of steps. */
 bool schedule_next(struct schedule *schedule, struct turn *turn);
 
+/* Turns from a step's first, `begun`, which schedule_next has just returned, up to the next first
+ * or behind the next last of any step are a run, in which nothing is begun or ended. Runs of one
+ * number are the same slots and slices. */
+int schedule_run(const struct schedule *schedule, const struct turn *begun);
+
 /* No step of `slot` follows `step`, which is the current one or later. */
 void schedule_stop(struct schedule *schedule, int slot, int step);
 

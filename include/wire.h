@@ -4,7 +4,8 @@
  * value is scattered or gathered as a fan of blocks: rows by owner of the sequence, columns by
  * head. Decoding has one block a peer; several to one peer go in their order. One call covers all
  * peers, so that an implementation can group them or write to all from one kernel. Two calls for
- * the same pair and direction keep their order.
+ * the same pair and direction keep their order. The fans are those of the slot's step, which begin
+ * names once for all its layers.
  *
  * Rules (docs/design.md section 4): every message has one place in the list of turns; OUT from a
  * peer acknowledges the Q and KV sent to it; every wait has a deadline and a name, and on expiry
@@ -69,6 +70,7 @@ struct outgoing {
 struct wire_options {
     const struct topology *topology; /* of the group; borrowed, as all here */
     int n_slots;
+    int n_layers; /* addresses have layers below it */
     double deadline_s;
     bool progress; /* false: wire->progress moves nothing (to measure what it is worth) */
     const struct device_ops *device_ops; /* which holds the values */
@@ -91,6 +93,9 @@ struct wire_ops {
     /* Of the library behind it, for people; "not built". NULL: one that the whole program needs. */
     const char *(*version)(void);
     bool total_order; /* needs one message order on all ranks; replies are mirrored */
+    /* Its calls only enqueue, the same for every step whose rows a device can replay, so they may
+     * stand in runs (device.h, replay). */
+    bool in_runs;
     /* Whether it can carry values of such a device, as far as one rank can tell before it is
      * opened; a fault says what is missing. */
     bool (*available)(const struct device_ops *device_ops, struct fault *fault);
@@ -99,12 +104,14 @@ struct wire_ops {
     /* Collective over the group, for a wire has channels of its own: ends the job when some rank
      * has not come within the deadline. */
     bool (*open)(struct wire **wire, const struct wire_options *options, struct fault *fault);
+    /* A slot's step begins: fan[message], of (MESSAGES), is what its messages are made of; the
+     * blocks are borrowed until the slot's next begin. `step` is the same on all ranks and rises
+     * from begin to begin. Each message of a layer and lane crosses once a step at most. */
+    void (*begin)(struct wire *wire, int slot, int step, const struct fan *fan);
     /* Send the value as sealed; waits for no receiver. Returns payload bytes, as they cross. */
-    size_t (*scatter)(struct wire *wire, struct address address, const struct value *value,
-                      const struct fan *fan);
+    size_t (*scatter)(struct wire *wire, struct address address, const struct value *value);
     /* Compute enqueued afterwards sees the bytes. Returns payload bytes. */
-    size_t (*gather)(struct wire *wire, struct address address, const struct value *value,
-                     const struct fan *fan);
+    size_t (*gather)(struct wire *wire, struct address address, const struct value *value);
     /* Drive outstanding messages; cheap, callable from inside long operators. Takes a struct wire.
      */
     void (*progress)(void *wire);

@@ -7,9 +7,11 @@
  * has: mpi always, device between GPUs and on a shared one, nccl where each rank has a GPU of its
  * own (or a NCCL_HOSTID of its own: it then takes a shared GPU for two and speaks through sockets).
  * Blocks of made-up bytes, from 2 bytes to megabytes, with strides and odd places, go to and
- * fro; what is expected follows from the round and the place. Then numbers go round ROUNDS times
- * without the host looking, and grow by 1 at the other end: each must have grown by exactly that.
- * At last rank 1 sends nothing. MPI_Abort is ours then, and looks at what was said.
+ * fro; what is expected follows from the round and the place. Then blocks whose rows change from
+ * step to step go in a run, and numbers go round ROUNDS times without the host looking, and grow by
+ * 1 at the other end: each must have grown by exactly that. A device that keeps runs replays both
+ * where the wire's calls may stand in runs. At last rank 1 sends nothing. MPI_Abort is ours then,
+ * and looks at what was said.
  */
 #include <mpi.h>
 #include <stdio.h>
@@ -20,6 +22,12 @@
 #include "rig.h"
 
 enum { N_SLOTS = 2, N_LANES = 2, MOST_BYTES = 5 << 20, OFFSET = 96, MOST_BLOCKS = 4 };
+enum { N_LAYERS = 20, MOST_ROWS = 64, COLUMNS = 96 };
+static const struct device_limits limits = {.n_slots = N_SLOTS,
+                                            .max_rows = MOST_ROWS,
+                                            .max_picked = MOST_ROWS,
+                                            .max_sequences = MOST_ROWS,
+                                            .context = 1};
 
 static int rank, peer, n_bad; /* the peer is the other rank, or where there is none, this one */
 static struct topology topology;
@@ -27,6 +35,7 @@ static const struct device_ops *ops;
 static struct device *device;
 static const struct wire_ops *wire_ops;
 static struct wire *wire;
+static int n_begun; /* steps of the wire */
 
 static void progress(void *argument) {
     (void)argument;
@@ -39,6 +48,7 @@ static void open_device(void) {
     struct fault fault = {0};
     ops = name && strcmp(name, device_cuda.name) == 0 ? &device_cuda : &device_cpu;
     if (!ops->open(&device, &options, &fault)) check_fail("%s", fault.text);
+    ops->prepare(device, &limits);
 }
 
 static bool is_alone(void) {
@@ -75,6 +85,7 @@ static void open_wire(double deadline_s) {
     }
     struct wire_options options = {.topology = &topology,
                                    .n_slots = N_SLOTS,
+                                   .n_layers = N_LAYERS,
                                    .deadline_s = deadline_s,
                                    .progress = true,
                                    .device_ops = ops,
@@ -160,14 +171,13 @@ static void lot_close(struct lot *lot) {
     free(lot->bytes);
 }
 
-static void lot_send(struct lot *lot, struct address address) {
+static void lot_fill(struct lot *lot) {
     for (size_t at = 0; at < lot->n; at++) {
         uint32_t number = made_up(lot->message, lot->round, at);
         memcpy(lot->bytes + at * lot->size, &number, lot->size);
     }
     ops->upload(device, lot->value.buffer, OFFSET, lot->bytes, lot->n * lot->size);
     ops->seal(device, &lot->value);
-    wire_ops->scatter(wire, address, &lot->value, &lot->fan);
 }
 
 static bool is_in_block(const struct lot *lot, size_t at) {
@@ -182,12 +192,14 @@ static bool is_in_block(const struct lot *lot, size_t at) {
     return false;
 }
 
-/* What came stands in its blocks, and what was there before everywhere else. */
-static void lot_take(struct lot *lot, struct address address) {
-    int64_t wrong = 0;
+static void lot_clear(struct lot *lot) {
     memset(lot->bytes, 0xa5, lot->n * lot->size);
     ops->upload(device, lot->value.buffer, OFFSET, lot->bytes, lot->n * lot->size);
-    wire_ops->gather(wire, address, &lot->value, &lot->fan);
+}
+
+/* What came stands in its blocks, and what was there before everywhere else. */
+static void lot_check(struct lot *lot) {
+    int64_t wrong = 0;
     ops->download(device, lot->bytes, lot->value.buffer, OFFSET, lot->n * lot->size);
     for (size_t at = 0; at < lot->n; at++) {
         uint32_t number =
@@ -201,13 +213,23 @@ static void lot_take(struct lot *lot, struct address address) {
            (long long)wrong, lot->n);
 }
 
+/* The slot's step begins, all its messages made of one fan. */
+static void begin(int slot, struct fan fan) {
+    const struct fan fans[MESSAGES] = {[MESSAGE_Q] = fan, [MESSAGE_KV] = fan, [MESSAGE_OUT] = fan};
+    wire_ops->begin(wire, slot, n_begun++, fans);
+}
+
 static void exchange(enum message message, int round, const struct pattern *pattern) {
     struct address address = {message, round % N_SLOTS, round, round / N_SLOTS % N_LANES};
     struct lot sent, taken;
     lot_open(&sent, message, round, pattern);
     lot_open(&taken, message, round, pattern);
-    if (goes_from_here(message)) lot_send(&sent, address);
-    if (comes_here(message)) lot_take(&taken, address);
+    begin(address.slot, sent.fan);
+    lot_fill(&sent);
+    lot_clear(&taken);
+    if (goes_from_here(message)) wire_ops->scatter(wire, address, &sent.value);
+    if (comes_here(message)) wire_ops->gather(wire, address, &taken.value);
+    if (comes_here(message)) lot_check(&taken);
     ops->lap(device);
     lot_close(&sent);
     lot_close(&taken);
@@ -221,6 +243,55 @@ static void check_bytes(void) {
             exchange(MESSAGE_OUT, round, &patterns[at]);
         }
     }
+}
+
+/* ---- runs ---------------------------------------------------------------------------------------
+ */
+
+/* The slot's step begins with as many rows of decode. */
+static void begin_rows(int slot, int step, int n_rows) {
+    static const int32_t zeros[MOST_ROWS];
+    struct chunk chunk[MOST_ROWS];
+    struct rows rows = {.slot = slot,
+                        .step = step,
+                        .n_rows = n_rows,
+                        .id = zeros,
+                        .position = zeros,
+                        .sequence = zeros,
+                        .n_chunks = n_rows,
+                        .chunk = chunk};
+    for (int row = 0; row < n_rows; row++)
+        chunk[row] = (struct chunk){.first_row = row, .n_rows = 1};
+    ops->begin(device, &rows);
+}
+
+/* Rows of a value of MOST_ROWS go, others each step; a run of 64 rows serves all. */
+static void check_runs(int n_steps) {
+    enum { SLOT = 1, LAYER = 5, LEAST_ROWS = 57 };
+    const struct address address = {MESSAGE_Q, SLOT, LAYER, 1};
+    const struct pattern all = {MOST_ROWS, COLUMNS, 1, {{0, MOST_ROWS, 0, COLUMNS}}};
+    struct lot sent, taken;
+    lot_open(&sent, MESSAGE_Q, 0, &all);
+    lot_open(&taken, MESSAGE_Q, 0, &all);
+    for (int step = 0; step < n_steps; step++) {
+        int n_rows = LEAST_ROWS + step * 5 % (MOST_ROWS - LEAST_ROWS + 1);
+        int first = step * 3 % (MOST_ROWS - n_rows + 1);
+        sent.block[0] = taken.block[0] = (struct block){peer, first, n_rows, 0, COLUMNS};
+        sent.round = taken.round = step;
+        begin_rows(SLOT, step, n_rows);
+        begin(SLOT, sent.fan);
+        lot_fill(&sent);
+        lot_clear(&taken);
+        if (!wire_ops->in_runs || !ops->replay(device, 1u << SLOT, 1)) {
+            if (goes_from_here(MESSAGE_Q)) wire_ops->scatter(wire, address, &sent.value);
+            if (comes_here(MESSAGE_Q)) wire_ops->gather(wire, address, &taken.value);
+            if (wire_ops->in_runs) ops->recorded(device);
+        }
+        if (comes_here(MESSAGE_Q)) lot_check(&taken);
+    }
+    ops->lap(device);
+    lot_close(&sent);
+    lot_close(&taken);
 }
 
 /* ---- rounds -------------------------------------------------------------------------------------
@@ -242,23 +313,38 @@ static struct value floats(int n, float first, float step) {
     return value;
 }
 
-/* `n` numbers go to rank 1 and come back larger by 1, `n_rounds` times. */
-static void check_rounds(int n, int n_rounds) {
+struct travel {
+    struct value ones, there, sum, back;
+};
+
+/* As many rounds as a step has layers. */
+static void travel(const struct travel *t, int slot) {
+    for (int layer = 0; layer < N_LAYERS; layer++) {
+        struct address q = {MESSAGE_Q, slot, layer, 0}, out = {MESSAGE_OUT, slot, layer, 0};
+        if (rank == 0) wire_ops->scatter(wire, q, &t->back);
+        if (comes_here(MESSAGE_Q)) {
+            wire_ops->gather(wire, q, &t->there);
+            ops->add(device, 1, t->sum, t->there, t->ones);
+            ops->seal(device, &t->sum);
+            wire_ops->scatter(wire, out, &t->sum);
+        }
+        if (rank == 0) wire_ops->gather(wire, out, &t->back);
+    }
+}
+
+/* `n` numbers go to rank 1 and come back larger by 1, for `n_steps` steps of all layers. */
+static void check_rounds(int n, int n_steps) {
     struct value ones = floats(n, 1, 0), there = floats(n, 0, 0), sum = floats(n, 0, 0);
     struct value back = floats(n, 0, 1);
+    const struct travel t = {ones, there, sum, back};
     struct block block = {peer, 0, 1, 0, n};
-    struct fan fan = {1, &block};
-    for (int round = 0; round < n_rounds; round++) {
-        struct address q = {MESSAGE_Q, round % N_SLOTS, round, 0};
-        struct address out = {MESSAGE_OUT, round % N_SLOTS, round, 0};
-        if (rank == 0) wire_ops->scatter(wire, q, &back, &fan);
-        if (comes_here(MESSAGE_Q)) {
-            wire_ops->gather(wire, q, &there, &fan);
-            ops->add(device, 1, sum, there, ones);
-            ops->seal(device, &sum);
-            wire_ops->scatter(wire, out, &sum, &fan);
-        }
-        if (rank == 0) wire_ops->gather(wire, out, &back, &fan);
+    int n_rounds = n_steps * N_LAYERS;
+    for (int step = 0; step < n_steps; step++) {
+        int slot = step % N_SLOTS;
+        begin(slot, (struct fan){1, &block});
+        if (wire_ops->in_runs && ops->replay(device, 0, 2 * n + slot)) continue;
+        travel(&t, slot);
+        if (wire_ops->in_runs) ops->recorded(device);
     }
     ops->lap(device);
     float *number = check_alloc((size_t)n, sizeof *number);
@@ -305,17 +391,17 @@ static void miss_peer(void) {
     open_wire(1);
     struct value value = floats(MOST_COUNTED, 0, 1);
     struct block block = {peer, 0, 1, 0, MOST_COUNTED};
-    struct fan fan = {1, &block};
+    begin(1, (struct fan){1, &block});
     if (rank == 1) CHECK_MPI(MPI_Recv(NULL, 0, MPI_BYTE, 0, 1, MPI_COMM_WORLD, MPI_STATUS_IGNORE));
     voice = dup(STDERR_FILENO);
     REQUIRE(voice >= 0 && pipe(said) == 0, "no pipe");
     expects_end = true;
     dup2(said[1], STDERR_FILENO);
     if (rank == 0) {
-        wire_ops->gather(wire, (struct address){MESSAGE_OUT, 1, 7, 0}, &value, &fan);
-        wire_ops->scatter(wire, (struct address){MESSAGE_Q, 1, 8, 0}, &value, &fan);
+        wire_ops->gather(wire, (struct address){MESSAGE_OUT, 1, 7, 0}, &value);
+        wire_ops->scatter(wire, (struct address){MESSAGE_Q, 1, 8, 0}, &value);
     } else {
-        wire_ops->gather(wire, (struct address){MESSAGE_Q, 1, 8, 0}, &value, &fan);
+        wire_ops->gather(wire, (struct address){MESSAGE_Q, 1, 8, 0}, &value);
     }
     ops->settle(device);
     wire_ops->drain(wire);
@@ -335,7 +421,7 @@ static bool has_own_gpu(void) {
 
 int main(int argc, char **argv) {
     rank = rig_begin(&argc, &argv);
-    int n_rounds = argc > 1 ? atoi(argv[1]) : 300;
+    int n_steps = argc > 1 ? (atoi(argv[1]) + N_LAYERS - 1) / N_LAYERS : 6;
     int n_ranks;
     CHECK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
     topology = (struct topology){.rank = rank,
@@ -361,10 +447,12 @@ int main(int argc, char **argv) {
         wire_ops = wires[at];
         open_wire(60);
         check_bytes();
+        check_runs(12);
         for (int size = 0; size < N_COUNTED; size++)
-            check_rounds(counted[size], n_rounds);
+            check_rounds(counted[size], n_steps);
         close_wire();
-        if (rank == 0) printf("%s: %d patterns, %d rounds\n", wire_ops->name, N_PATTERNS, n_rounds);
+        if (rank == 0)
+            printf("%s: %d patterns, %d rounds\n", wire_ops->name, N_PATTERNS, n_steps * N_LAYERS);
     }
     if (!wire_ops) {
         rig_end(true);

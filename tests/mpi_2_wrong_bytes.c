@@ -18,14 +18,20 @@ static enum damage damage;
 static bool leader;
 static struct device *device;
 
+static int n_blocks; /* of the step's messages */
+
+static void noted_begin(struct wire *wire, int slot, int step, const struct fan *fan) {
+    n_blocks = fan[MESSAGE_Q].n_blocks;
+    wire_mpi.begin(wire, slot, step, fan);
+}
+
 /* What wire_mpi gathers, then the last byte of the last block changed; or what was there before. */
-static size_t damaged_gather(struct wire *wire, struct address address, const struct value *value,
-                             const struct fan *fan) {
+static size_t damaged_gather(struct wire *wire, struct address address, const struct value *value) {
     static unsigned char before[1 << 20];
-    size_t n_bytes = (size_t)fan->n_blocks * (size_t)value->stride * 4;
+    size_t n_bytes = (size_t)n_blocks * (size_t)value->stride * 4;
     REQUIRE(n_bytes <= sizeof before, "%zu bytes", n_bytes);
     device_cpu.download(device, before, value->buffer, value->offset, n_bytes);
-    size_t gathered = wire_mpi.gather(wire, address, value, fan);
+    size_t gathered = wire_mpi.gather(wire, address, value);
     if (damage == NOTHING_TAKEN && leader)
         device_cpu.upload(device, value->buffer, value->offset, before, n_bytes);
     if ((damage == AT_LEADER && leader) || (damage == AT_OTHER && !leader)) {
@@ -81,6 +87,7 @@ static bool passes(struct run *run, enum damage what, int wrong) {
     struct wire_ops ops = wire_mpi;
     struct sheet *sheet;
     struct fault fault = {0};
+    ops.begin = noted_begin;
     ops.gather = damaged_gather;
     damage = what;
     if (!bench_wire_open_sheet(run, &sheet, &fault)) check_fail("%s", fault.text);

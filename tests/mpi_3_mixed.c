@@ -94,6 +94,13 @@ static uint64_t seed_of(int round, struct address address, int from) {
            (uint64_t)from;
 }
 
+/* One message of the slot's step. */
+static void begin(struct end *end, struct address address, struct fan fan) {
+    struct fan fans[MESSAGES] = {[MESSAGE_STEP] = {0}};
+    fans[address.message] = fan;
+    wire_mpi.begin(end->wire, address.slot, 0, fans);
+}
+
 static void send(struct end *end, struct address address, int round) {
     unsigned char bytes[N_ELEMENTS * sizeof(float)];
     struct value *value = &end->value[address.message];
@@ -104,7 +111,8 @@ static void send(struct end *end, struct address address, int round) {
     end->ops.upload(end->device, value->buffer, OFFSET, bytes,
                     N_ELEMENTS * element_bytes(value->element));
     end->ops.seal(end->device, value);
-    wire_mpi.scatter(end->wire, address, value, &fan);
+    begin(end, address, fan);
+    wire_mpi.scatter(end->wire, address, value);
     if (address.message == MESSAGE_KV && end->ops.activation == ELEMENT_BF16 &&
         late_n_settled() != n_settled + 1) {
         n_bad += 1;
@@ -147,7 +155,8 @@ static void take(struct end *end, struct address address, int round) {
     struct fan fan = {n, block};
     memset(before, 0x5a, sizeof before);
     end->ops.upload(end->device, value->buffer, OFFSET, before, n_bytes);
-    wire_mpi.gather(end->wire, address, value, &fan);
+    begin(end, address, fan);
+    wire_mpi.gather(end->wire, address, value);
     end->ops.settle(end->device);
     end->ops.download(end->device, got, value->buffer, OFFSET, n_bytes);
     for (int from = 0; from < 3; from++)

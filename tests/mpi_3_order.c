@@ -8,6 +8,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "make_gguf.h"
@@ -27,13 +28,20 @@ static struct {
     int step[SCHEDULE_MAX_SLOTS]; /* of each slot, by the first message or operator of a step */
     struct turn place;            /* of the model rank's operators */
     int n_behind_q;               /* products computed between a slot's Q and its KV */
+    struct fan fan[SCHEDULE_MAX_SLOTS][MESSAGES]; /* of the slots' steps */
 } seen;
 
 static void put(struct turn_operation operation) {
     if (seen.n < MAX_OPERATIONS) seen.list[seen.n++] = operation;
 }
 
-static void put_messages(enum operation_kind kind, struct address address, const struct fan *fan) {
+static void begin(struct wire *wire, int slot, int step, const struct fan *fan) {
+    memcpy(seen.fan[slot], fan, sizeof seen.fan[slot]);
+    wire_mpi.begin(wire, slot, step, fan);
+}
+
+static void put_messages(enum operation_kind kind, struct address address) {
+    const struct fan *fan = &seen.fan[address.slot][address.message];
     for (int at = 0; at < fan->n_blocks; at++)
         put((struct turn_operation){.kind = kind,
                                     .message = address.message,
@@ -43,17 +51,15 @@ static void put_messages(enum operation_kind kind, struct address address, const
                                     .peer = fan->block[at].peer});
 }
 
-static size_t scatter(struct wire *wire, struct address address, const struct value *value,
-                      const struct fan *fan) {
-    put_messages(OPERATION_SEND, address, fan);
-    return wire_mpi.scatter(wire, address, value, fan);
+static size_t scatter(struct wire *wire, struct address address, const struct value *value) {
+    put_messages(OPERATION_SEND, address);
+    return wire_mpi.scatter(wire, address, value);
 }
 
-static size_t gather(struct wire *wire, struct address address, const struct value *value,
-                     const struct fan *fan) {
+static size_t gather(struct wire *wire, struct address address, const struct value *value) {
     if (address.message == MESSAGE_Q && address.layer == 0) seen.step[address.slot] += 1;
-    put_messages(OPERATION_RECEIVE, address, fan);
-    size_t n_bytes = wire_mpi.gather(wire, address, value, fan);
+    put_messages(OPERATION_RECEIVE, address);
+    size_t n_bytes = wire_mpi.gather(wire, address, value);
     if (address.message == MESSAGE_OUT)
         seen.place = (struct turn){address.slot, seen.step[address.slot], address.layer + 1};
     return n_bytes;
@@ -192,6 +198,7 @@ static void run_trial(const struct rig_group *group, const struct trial *trial, 
     device_ops.embed = embed;
     device_ops.matmul = matmul;
     device_ops.attend = attend;
+    wire_ops.begin = begin;
     wire_ops.scatter = scatter;
     wire_ops.gather = gather;
     wire_ops.total_order = total_order;

@@ -197,6 +197,7 @@ static void open_wire(struct run *run) {
                   run->what->kv_type);
     struct wire_options wire = {.topology = topology,
                                 .n_slots = run->limits.n_slots,
+                                .n_layers = run->group->service.n_layers,
                                 .deadline_s = patience_s,
                                 .progress = !run->what->no_progress,
                                 .device_ops = &run->device_ops,

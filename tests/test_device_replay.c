@@ -99,7 +99,7 @@ static bool run_step(const struct subject *subject, const struct model *model,
     const struct attend_shape shape = {0, 1, 1, VOCABULARY, 1};
     int n = rows->n_rows;
     ops->begin(device, rows);
-    bool replayed = ops->replay(device, rows, 7);
+    bool replayed = ops->replay(device, 1u << rows->slot, 7);
     if (replayed) return true;
     ops->embed(device, rows, model->x, model->table);
     ops->add(device, n, model->twice, model->x, model->x);

@@ -421,6 +421,65 @@ static void a_walk_goes_on(void **state) {
     }
 }
 
+/* A run and what was seen of its number: slots and slices. */
+struct seen_run {
+    int n;
+    struct turn turn[16];
+};
+
+static void see_run(struct seen_run *seen, const struct seen_run *run) {
+    if (run->n == 0) return;
+    if (seen->n == 0) *seen = *run;
+    assert_int_equal(run->n, seen->n);
+    for (int at = 0; at < run->n; at++) {
+        assert_int_equal(run->turn[at].slot, seen->turn[at].slot);
+        assert_int_equal(run->turn[at].slice, seen->turn[at].slice);
+    }
+}
+
+/* Whenever slots stop, and in every walk: runs of one number are the same slots and slices. */
+static void runs_of_a_number_are_alike(void **state) {
+    (void)state;
+    enum { MOST_STOP = 3, NUMBERS = 64 };
+    int n_seen = 0;
+    for (int n_slots = 1; n_slots <= 2; n_slots++) {
+        for (int n_gaps = 0; n_gaps <= 3; n_gaps++) {
+            static struct seen_run seen[NUMBERS];
+            memset(seen, 0, sizeof seen);
+            for (int stops = 0; stops < MOST_STOP * MOST_STOP; stops++) {
+                struct schedule schedule;
+                schedule_open(&schedule, n_slots, n_gaps);
+                for (int walk = 0; walk < 2; walk++) {
+                    struct seen_run run = {0};
+                    struct turn turn;
+                    int number = -1;
+                    const int last[2] = {schedule.step + stops % MOST_STOP,
+                                         schedule.step + stops / MOST_STOP};
+                    if (walk > 0) schedule_go_on(&schedule);
+                    while (schedule_next(&schedule, &turn)) {
+                        if (turn.slice == 0) {
+                            if (number >= 0) see_run(&seen[number], &run);
+                            if (turn.step >= last[turn.slot])
+                                schedule_stop(&schedule, turn.slot, turn.step);
+                            number = schedule_run(&schedule, &turn);
+                            assert_in_range(number, 0, NUMBERS - 1);
+                            run.n = 0;
+                        }
+                        if (number >= 0) run.turn[run.n++] = turn;
+                        if (number >= 0 && turn.slice == n_gaps) {
+                            see_run(&seen[number], &run);
+                            number = -1;
+                        }
+                    }
+                }
+            }
+            for (int number = 0; number < NUMBERS; number++)
+                n_seen += seen[number].n > 0;
+        }
+    }
+    assert_true(n_seen > 8); /* each of them has one run or more */
+}
+
 /* Two slots where `step` begins; with gaps the step before has its last slice still to come. */
 static void open_at(struct schedule *schedule, int n_gaps, int step) {
     schedule_open(schedule, 2, n_gaps);
@@ -506,6 +565,7 @@ int main(void) {
         cmocka_unit_test(pairs_see_one_order),
         cmocka_unit_test(every_layer_is_served_once),
         cmocka_unit_test(slots_stop_on_their_own),
+        cmocka_unit_test(runs_of_a_number_are_alike),
         cmocka_unit_test(a_walk_goes_on),
         cmocka_unit_test(phases_go_on_past_an_int),
         cmocka_unit_test(steps_that_no_int_counts_end_the_run),

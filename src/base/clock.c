@@ -123,6 +123,17 @@ void clock_arrived(int message, int slot, int lane, int peer, int64_t n_bytes) {
                          .lane = (uint8_t)lane});
 }
 
+void clock_count(enum span_kind kind, int64_t n_bytes) {
+    recorder.totals.n_spans[kind] += 1;
+    recorder.totals.n_bytes[kind] += n_bytes;
+}
+
+void clock_count_arrived(int message, int n_blocks, int64_t n_bytes) {
+    clock_count(SPAN_ARRIVED, n_bytes);
+    recorder.totals.n_arrived[message] += n_blocks;
+    recorder.totals.arrived_bytes[message] += n_bytes;
+}
+
 void clock_step(struct step_span step) {
     if (!recorder.listener.take_step) return;
     step.end_ns = clock_now_ns();

@@ -201,7 +201,7 @@ static void enqueue_walk(void *of) {
     for (int at = 0; at < n_runs(point); at++) {
         int first = at * RUN_LAYERS;
         int end = first + RUN_LAYERS < n_layers ? first + RUN_LAYERS : n_layers;
-        if (ops->replay(device, &point->rows, point->first_run + at)) {
+        if (ops->replay(device, 1u << point->rows.slot, point->first_run + at)) {
             walk->n_replayed += end - first;
             continue;
         }

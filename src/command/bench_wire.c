@@ -3,7 +3,8 @@
  * A round is a scatter of a fan of blocks, as Q is sent, and the gather of as many bytes, as OUT
  * comes back; each rank answers when all of its blocks are there. A fan of one block is the usual
  * ping-pong. Time is half a round, from a sealed value to one that a device may compute with, in
- * the mean of as many rounds as move 64 MiB, at most a thousand.
+ * the mean of as many rounds as move 64 MiB, at most a thousand: the layers of a step, which a
+ * device replays where the wire's calls may stand in runs, as in a step of decoding.
  *
  * Whether the bytes are right is seen in rounds of their own, for it takes longer than to send
  * them: a rank answers with the complement of every byte it got, and the leader compares. What
@@ -54,6 +55,7 @@ static bool open_wire(struct run *run, struct fault *fault) {
     }
     struct wire_options options = {.topology = topology,
                                    .n_slots = 1,
+                                   .n_layers = MOST_ROUNDS,
                                    .deadline_s = run->options->deadline_s,
                                    .progress = true,
                                    .device_ops = run->device_ops,
@@ -71,6 +73,8 @@ static bool open_wire(struct run *run, struct fault *fault) {
 /* Blocks of one size on this rank, one a row of its values; a rank may have none. */
 struct exchange_fan {
     struct run *run;
+    int *n_begun; /* steps of the wire */
+    int name;     /* of its rounds as a run */
     int n_blocks; /* of the leader */
     size_t size;  /* of a block, bytes */
     struct fan fan;
@@ -86,9 +90,11 @@ static struct value open_value(struct run *run, int rows, size_t size) {
 }
 
 /* Block b of the leader goes to rank 1 + b mod the number of others. */
-static void open_fan(struct exchange_fan *fan, struct run *run, int n_blocks, size_t size) {
+static void open_fan(struct exchange_fan *fan, struct run *run, int *n_begun, int n_blocks,
+                     size_t size) {
     const struct topology *topology = &run->topology;
-    *fan = (struct exchange_fan){.run = run, .n_blocks = n_blocks, .size = size};
+    *fan = (struct exchange_fan){
+        .run = run, .n_begun = n_begun, .name = *n_begun, .n_blocks = n_blocks, .size = size};
     fan->block = check_alloc((size_t)n_blocks, sizeof *fan->block);
     for (int at = 0; at < n_blocks; at++) {
         int peer = 1 + at % (topology->n_ranks - 1), row = fan->fan.n_blocks;
@@ -107,17 +113,23 @@ static void close_fan(struct exchange_fan *fan) {
     free(fan->block);
 }
 
-static void scatter(struct exchange_fan *fan) {
-    struct run *run = fan->run;
-    struct address address = {run->topology.leader ? MESSAGE_Q : MESSAGE_OUT, 0, 0, 0};
-    run->device_ops->seal(run->device, &fan->to);
-    run->wire_ops->scatter(run->wire, address, &fan->to, &fan->fan);
+/* Rounds are the layers of a step. */
+static void begin(struct exchange_fan *fan) {
+    struct fan fans[MESSAGES] = {[MESSAGE_Q] = fan->fan, [MESSAGE_OUT] = fan->fan};
+    fan->run->wire_ops->begin(fan->run->wire, 0, (*fan->n_begun)++, fans);
 }
 
-static void gather(struct exchange_fan *fan) {
+static void scatter(struct exchange_fan *fan, int round) {
     struct run *run = fan->run;
-    struct address address = {run->topology.leader ? MESSAGE_OUT : MESSAGE_Q, 0, 0, 0};
-    run->wire_ops->gather(run->wire, address, &fan->from, &fan->fan);
+    struct address address = {run->topology.leader ? MESSAGE_Q : MESSAGE_OUT, 0, round, 0};
+    run->device_ops->seal(run->device, &fan->to);
+    run->wire_ops->scatter(run->wire, address, &fan->to);
+}
+
+static void gather(struct exchange_fan *fan, int round) {
+    struct run *run = fan->run;
+    struct address address = {run->topology.leader ? MESSAGE_OUT : MESSAGE_Q, 0, round, 0};
+    run->wire_ops->gather(run->wire, address, &fan->from);
 }
 
 /* ---- bytes ------------------------------------------------------------------------------------
@@ -133,8 +145,8 @@ static int64_t check_as_leader(struct exchange_fan *fan, int round) {
     snprintf(name, sizeof name, "round %d of %d blocks of %zu", round, fan->n_blocks, fan->size);
     noise_fill(sent, QUANT_F32, noise_key(run->options->seed, name), 1, 0, n_bytes / 4, 1);
     run->device_ops->upload(run->device, fan->to.buffer, 0, sent, n_bytes);
-    scatter(fan);
-    gather(fan);
+    scatter(fan, 0);
+    gather(fan, 0);
     run->device_ops->download(run->device, back, fan->from.buffer, 0, n_bytes);
     for (size_t at = 0; at < n_bytes; at++)
         wrong += back[at] != (unsigned char)~sent[at];
@@ -147,18 +159,19 @@ static void check_as_other(struct exchange_fan *fan) {
     struct run *run = fan->run;
     size_t n_bytes = (size_t)fan->fan.n_blocks * fan->size;
     unsigned char *bytes = check_alloc(n_bytes + 1, 1);
-    gather(fan);
+    gather(fan, 0);
     run->device_ops->download(run->device, bytes, fan->from.buffer, 0, n_bytes);
     for (size_t at = 0; at < n_bytes; at++)
         bytes[at] = (unsigned char)~bytes[at];
     run->device_ops->upload(run->device, fan->to.buffer, 0, bytes, n_bytes);
-    scatter(fan);
+    scatter(fan, 0);
     free(bytes);
 }
 
 static int64_t check(struct exchange_fan *fan) {
     int64_t wrong = 0;
     for (int round = 0; round < fan->run->options->repeat; round++) {
+        begin(fan);
         if (fan->run->topology.leader) {
             wrong += check_as_leader(fan, round);
         } else {
@@ -171,34 +184,46 @@ static int64_t check(struct exchange_fan *fan) {
 /* ---- time -------------------------------------------------------------------------------------
  */
 
-static void round_trip(struct exchange_fan *fan) {
+static void make_rounds(struct exchange_fan *fan, int n_rounds) {
     bool leader = fan->run->topology.leader;
-    if (leader) scatter(fan);
-    gather(fan);
-    if (!leader) scatter(fan);
+    for (int round = 0; round < n_rounds; round++) {
+        if (leader) scatter(fan, round);
+        gather(fan, round);
+        if (!leader) scatter(fan, round);
+    }
+}
+
+static void enqueue_rounds(struct exchange_fan *fan, int n_rounds) {
+    struct run *run = fan->run;
+    bool is_run = run->wire_ops->in_runs;
+    if (is_run && run->device_ops->replay(run->device, 0, fan->name)) return;
+    make_rounds(fan, n_rounds);
+    if (is_run) run->device_ops->recorded(run->device);
 }
 
 static struct spread measure(struct exchange_fan *fan) {
     struct run *run = fan->run;
     int warmup = run->options->warmup, repeat = run->options->repeat;
-    size_t rounds = ROUND_BYTES / ((size_t)fan->n_blocks * fan->size);
-    rounds = rounds < 1 ? 1 : rounds > MOST_ROUNDS ? MOST_ROUNDS : rounds;
+    size_t fit = ROUND_BYTES / ((size_t)fan->n_blocks * fan->size);
+    int rounds = fit < 1 ? 1 : fit > MOST_ROUNDS ? MOST_ROUNDS : (int)fit;
     double *seconds = check_alloc((size_t)repeat, sizeof *seconds);
-    for (int at = 0; at < warmup + repeat; at++) {
+    int first = -warmup - run->wire_ops->in_runs; /* a run is recorded the second time */
+    for (int at = first; at < repeat; at++) {
+        begin(fan);
         run->device_ops->lap(run->device);
-        for (size_t round = 0; round < rounds; round++)
-            round_trip(fan);
-        double taken = run->device_ops->lap(run->device) / (double)rounds / 2;
-        if (at >= warmup) seconds[at - warmup] = taken;
+        enqueue_rounds(fan, rounds);
+        double taken = run->device_ops->lap(run->device) / rounds / 2;
+        if (at >= 0) seconds[at] = taken;
     }
     struct spread spread = bench_spread(seconds, repeat);
     free(seconds);
     return spread;
 }
 
-static int64_t measure_fan(struct run *run, int n_blocks, size_t size, struct sheet *sheet) {
+static int64_t measure_fan(struct run *run, int *n_begun, int n_blocks, size_t size,
+                           struct sheet *sheet) {
     struct exchange_fan fan;
-    open_fan(&fan, run, n_blocks, size);
+    open_fan(&fan, run, n_begun, n_blocks, size);
     struct spread spread = measure(&fan);
     int64_t wrong = check(&fan);
     int n_peers = n_blocks < run->topology.n_ranks ? n_blocks : run->topology.n_ranks - 1;
@@ -223,13 +248,14 @@ int64_t bench_wire_measure(struct run *run, const struct wire_ops *ops, struct s
                            struct fault *fault) {
     const struct options *options = run->options;
     int64_t wrong = 0;
+    int n_begun = 0;
     run->wire_ops = ops;
     open_wire(run, fault);
     if (!compose_agree(run, fault, "opening of a wire")) return 0;
     for (int f = 0; f < options->fan.n; f++) {
         for (int s = 0; s < options->sizes.n; s++)
-            wrong += measure_fan(run, (int)options->fan.value[f], (size_t)options->sizes.value[s],
-                                 sheet);
+            wrong += measure_fan(run, &n_begun, (int)options->fan.value[f],
+                                 (size_t)options->sizes.value[s], sheet);
     }
     run->wire_ops->drain(run->wire);
     run->wire_ops->close(run->wire);
@@ -278,6 +304,7 @@ static int measure_all(struct run *run, struct sheet **sheet, struct fault *faul
     const struct wire_ops *const *wires = choose_wires(&n_wires);
     if (!check_memory(run, fault) || !bench_wire_open_sheet(run, sheet, fault)) return EXIT_DONE;
     bench_tell(run, *sheet);
+    run->device_ops->prepare(run->device, &(struct device_limits){.n_slots = 1, .max_rows = 1});
     const struct wire_ops *chosen = run->wire_ops;
     for (int at = 0; at < n_wires && fault->kind == FAULT_NONE; at++) {
         run->wire_ops = chosen;

@@ -238,6 +238,7 @@ void compose_wire(struct run *run, struct fault *fault) {
                   run->options->kv_type);
     struct wire_options wire = {.topology = &run->topology,
                                 .n_slots = run->limits.n_slots,
+                                .n_layers = run->service.n_layers,
                                 .deadline_s = run->options->deadline_s * patience,
                                 .progress = run->options->wire_progress,
                                 .device_ops = run->device_ops,

@@ -44,8 +44,8 @@ static void open_slot(struct slot *slot, const struct batch *batch) {
                                .chunk = slot->chunk,
                                .picked = slot->picked,
                                .wish = slot->wish};
-    slot->q.block = slot->out.block = slot->q_block;
-    slot->kv.block = slot->kv_block;
+    slot->fan[MESSAGE_Q].block = slot->fan[MESSAGE_OUT].block = slot->q_block;
+    slot->fan[MESSAGE_KV].block = slot->kv_block;
 }
 
 static void close_slot(struct slot *slot) {
@@ -144,24 +144,29 @@ static void make_picks(struct batch *batch, struct slot *slot, const struct head
     if (batch->leader) leader_wishes(batch->leader, slot->rows.slot, slot->wish);
 }
 
+static void set_blocks(struct slot *slot, int n_blocks) {
+    for (int message = MESSAGE_Q; message <= MESSAGE_OUT; message++)
+        slot->fan[message].n_blocks = n_blocks;
+}
+
 /* One attention rank's share, in rows and columns of the model rank's value or of its own. */
 static void put_block(struct slot *slot, const struct batch_limits *limits, int peer,
                       struct block rows, struct head_share heads) {
     int group = limits->n_heads / limits->n_kv_heads;
     int q_head = group * limits->head_dim, kv_head = 2 * limits->head_dim;
-    int at = slot->q.n_blocks;
+    int at = slot->fan[MESSAGE_Q].n_blocks;
     slot->q_block[at] =
         (struct block){peer, rows.row, rows.n_rows, heads.first * q_head, heads.n * q_head};
     slot->kv_block[at] =
         (struct block){peer, rows.row, rows.n_rows, heads.first * kv_head, heads.n * kv_head};
-    slot->q.n_blocks = slot->kv.n_blocks = slot->out.n_blocks = at + 1;
+    set_blocks(slot, at + 1);
 }
 
 static void make_fans(struct batch *batch, struct slot *slot) {
     const struct topology *topology = batch->options.topology;
     const struct layout *layout = &topology->layout;
     const struct batch_limits *limits = &batch->options.limits;
-    slot->q.n_blocks = slot->kv.n_blocks = slot->out.n_blocks = 0;
+    set_blocks(slot, 0);
     if (layout->attention_ranks == 0 || slot->rows.n_rows == 0) return;
     if (is_attention(batch)) { /* all of its own value goes to and comes from the model rank */
         struct head_share heads = layout_heads(layout, limits->n_kv_heads, topology->head_index);

@@ -22,9 +22,16 @@ struct decode {
     struct decode_options options;
     struct schedule schedule;
     struct memory memory;
-    struct step_span step[SCHEDULE_MAX_SLOTS]; /* the slots' current steps */
+    struct slot *slot[SCHEDULE_MAX_SLOTS];     /* that have begun and not stopped; else NULL */
+    struct step_span step[SCHEDULE_MAX_SLOTS]; /* their current steps */
     bool walked;                               /* the list has been walked to its end before */
+    bool in_run, replayed; /* turns stand in a run, which the device makes by itself */
 };
+
+/* Whether runs go from turn to turn, messages in them; else they go from message to message. */
+static bool runs_have_messages(const struct decode *d) {
+    return !d->options.wire || d->options.wire_ops->in_runs;
+}
 
 static struct attend_shape shape_of(const struct decode *d, int layer) {
     const struct service *service = d->options.service;
@@ -81,26 +88,27 @@ static int compute_step(struct decode *d, struct slot *slot, const struct step *
     return paired ? 2 : 1;
 }
 
-/* Everything from step `first` to the next message, which the device may know from before. Returns
- * the step behind it. */
+/* Everything from step `first` to the next message, which may be a run. Returns the step behind it.
+ */
 static int compute(struct decode *d, struct slot *slot, const struct slice *slice, int first,
                    int name, int64_t *now) {
     const struct decode_options *o = &d->options;
     int end = first;
     while (end < slice->n_steps && !is_message(&slice->step[end]))
         end++;
-    if (o->device_ops->replay(o->device, &slot->rows, name)) {
+    bool is_run = !runs_have_messages(d);
+    if (is_run && o->device_ops->replay(o->device, 1u << slot->rows.slot, name)) {
         *now = clock_span(SPAN_REPLAY, 0, 0, *now);
         return end;
     }
     for (int at = first; at < end;)
         at += compute_step(d, slot, &slice->step[at], end - at, now);
-    o->device_ops->recorded(o->device);
+    if (is_run) o->device_ops->recorded(o->device);
     return end;
 }
 
 /* A message of `step`: OUT comes, or Q or KV goes. */
-static void exchange(struct decode *d, struct slot *slot, const struct turn *turn,
+static void exchange(struct decode *d, const struct slot *slot, const struct turn *turn,
                      const struct slice *slice, const struct step *step, int64_t *now) {
     const struct decode_options *o = &d->options;
     const struct node *node = &o->program->graph->node[step->node];
@@ -113,7 +121,7 @@ static void exchange(struct decode *d, struct slot *slot, const struct turn *tur
         address.message = MESSAGE_OUT;
         address.lane = memory_lane_of(slice - 1, step->node);
         value = memory_value(o, arena, step->node);
-        n_bytes = o->wire_ops->gather(o->wire, address, &value, &slot->out);
+        n_bytes = o->wire_ops->gather(o->wire, address, &value);
         *now = clock_message(SPAN_GATHER_OUT, address.lane, -1, (int64_t)n_bytes, *now);
         break;
     case STEP_SCATTER_Q:
@@ -121,7 +129,7 @@ static void exchange(struct decode *d, struct slot *slot, const struct turn *tur
         address.lane = memory_lane_of(slice, step->node);
         value = memory_value(o, arena, node->input[0]);
         o->device_ops->seal(o->device, &value);
-        n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->q);
+        n_bytes = o->wire_ops->scatter(o->wire, address, &value);
         *now = clock_message(SPAN_SCATTER_Q, address.lane, -1, (int64_t)n_bytes, *now);
         break;
     case STEP_SCATTER_KV:
@@ -130,7 +138,7 @@ static void exchange(struct decode *d, struct slot *slot, const struct turn *tur
         value = memory_lane(&d->memory, turn->slot, address.lane)->kv;
         pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
         o->device_ops->seal(o->device, &value);
-        n_bytes = o->wire_ops->scatter(o->wire, address, &value, &slot->kv);
+        n_bytes = o->wire_ops->scatter(o->wire, address, &value);
         *now = clock_message(SPAN_SCATTER_KV, address.lane, -1, (int64_t)n_bytes, *now);
         break;
     default: REQUIRE(false, "step %d is no message", (int)step->kind);
@@ -161,7 +169,7 @@ static void reply(struct decode *d, const struct slot *slot, const struct exchan
     struct value out = memory_lane(&d->memory, slot->rows.slot, exchange->lane)->out;
     int64_t begin = clock_now_ns();
     o->device_ops->seal(o->device, &out);
-    size_t n_bytes = o->wire_ops->scatter(o->wire, address, &out, &slot->out);
+    size_t n_bytes = o->wire_ops->scatter(o->wire, address, &out);
     clock_message(SPAN_REPLY, exchange->lane, 0, (int64_t)n_bytes, begin);
 }
 
@@ -175,7 +183,7 @@ static void serve_exchange(struct decode *d, const struct slot *slot,
                               exchange->layer, exchange->lane};
     int64_t now = clock_now_ns();
     if (!exchange->is_kv) {
-        size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->q, &slot->q);
+        size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->q);
         now = clock_message(SPAN_GATHER_Q, exchange->lane, 0, (int64_t)n_bytes, now);
         if (!o->q_first) return;
         o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape, ATTEND_CACHED,
@@ -183,7 +191,7 @@ static void serve_exchange(struct decode *d, const struct slot *slot,
         clock_span(SPAN_ATTEND, 0, 0, now);
         return;
     }
-    size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->kv, &slot->kv);
+    size_t n_bytes = o->wire_ops->gather(o->wire, address, &lane->kv);
     now = clock_message(SPAN_GATHER_KV, exchange->lane, 0, (int64_t)n_bytes, now);
     o->device_ops->append_kv(o->device, &slot->rows, &d->memory.cache, exchange->layer, lane->kv);
     now = clock_span(SPAN_APPEND, 0, 0, now);
@@ -215,17 +223,20 @@ static void serve_slice(struct decode *d, struct slot *slot, const struct turn *
  */
 
 /* Takes the header that is already here: who is in the step, and where. */
-static struct slot *begin_step(struct decode *d, const struct turn *turn) {
+static void begin_step(struct decode *d, const struct turn *turn) {
     const struct decode_options *o = &d->options;
     int64_t begin = clock_now_ns();
-    struct slot *slot = batch_begin(o->batch, turn->slot);
-    if (slot->rows.n_rows > 0) o->device_ops->begin(o->device, &slot->rows);
+    check_place(turn->slot, turn->slice);
+    struct slot *slot = d->slot[turn->slot] = batch_begin(o->batch, turn->slot);
+    if (slot->rows.n_rows > 0) {
+        o->device_ops->begin(o->device, &slot->rows);
+        if (o->wire) o->wire_ops->begin(o->wire, turn->slot, turn->step, slot->fan);
+    }
     if (slot->last) schedule_stop(&d->schedule, turn->slot, turn->step);
     d->step[turn->slot] = batch_step_span(o->batch, turn->slot);
     d->step[turn->slot].begin_ns = begin;
     clock_place(turn->slot, turn->step, turn->slice, slot->rows.n_rows);
     clock_message(SPAN_HEADER, 0, 0, 0, begin);
-    return slot;
 }
 
 /* Completes the tokens of the step before. */
@@ -234,29 +245,91 @@ static void end_step(struct decode *d, const struct turn *turn) {
     batch_end(d->options.batch, turn->slot);
     clock_span(SPAN_BOOKS, 0, 0, begin);
     if (d->step[turn->slot].n_rows > 0) clock_step(d->step[turn->slot]);
+    if (d->slot[turn->slot]->last) d->slot[turn->slot] = NULL;
+}
+
+/* The turns up to the next begin or end of a step are a run, which the device may know. */
+static void begin_run(struct decode *d, const struct turn *turn) {
+    const struct decode_options *o = &d->options;
+    int64_t begin = clock_now_ns();
+    unsigned slots = 0;
+    for (int slot = 0; slot < d->schedule.n_slots; slot++) {
+        if (d->slot[slot] && d->slot[slot]->rows.n_rows > 0) slots |= 1u << slot;
+    }
+    if (slots == 0 || !runs_have_messages(d)) return;
+    d->in_run = true;
+    d->replayed = o->device_ops->replay(o->device, slots, schedule_run(&d->schedule, turn));
+    if (d->replayed) clock_span(SPAN_REPLAY, 0, 0, begin);
+}
+
+static void end_run(struct decode *d) {
+    if (d->in_run && !d->replayed) d->options.device_ops->recorded(d->options.device);
+    d->in_run = d->replayed = false;
+}
+
+/* A message of a run that was replayed: on such wires values cross as they are. */
+static void count_message(const struct slot *slot, enum message message, enum element element,
+                          enum span_kind kind, bool comes) {
+    const struct fan *fan = &slot->fan[message];
+    size_t n_bytes = 0;
+    for (int at = 0; at < fan->n_blocks; at++)
+        n_bytes += block_bytes(&fan->block[at], element);
+    clock_count(kind, (int64_t)n_bytes);
+    if (comes) clock_count_arrived((int)message, fan->n_blocks, (int64_t)n_bytes);
+}
+
+static void count_turn(const struct decode *d, const struct slot *slot, const struct turn *turn) {
+    const struct service *service = d->options.service;
+    bool serves = d->options.topology->role == ROLE_ATTENTION;
+    if (slot->rows.n_rows == 0 || !d->options.wire) return;
+    for (int at = 0; at < service->n_exchanges; at++) {
+        const struct exchange *exchange = &service->exchange[at];
+        const struct lane *lane = memory_lane(&d->memory, turn->slot, exchange->lane);
+        if (exchange->gap == turn->slice && exchange->is_kv)
+            count_message(slot, MESSAGE_KV, lane->kv.element,
+                          serves ? SPAN_GATHER_KV : SPAN_SCATTER_KV, serves);
+        if (exchange->gap == turn->slice && !exchange->is_kv)
+            count_message(slot, MESSAGE_Q, d->options.device_ops->activation,
+                          serves ? SPAN_GATHER_Q : SPAN_SCATTER_Q, serves);
+        if (exchange->gap == turn->slice - !serves && exchange->is_kv)
+            count_message(slot, MESSAGE_OUT, d->options.device_ops->activation,
+                          serves ? SPAN_REPLY : SPAN_GATHER_OUT, !serves);
+    }
+}
+
+static void take_turn(struct decode *d, const struct turn *turn) {
+    struct slot *slot = d->slot[turn->slot];
+    check_place(turn->slot, turn->slice);
+    clock_place(turn->slot, turn->step, turn->slice, slot->rows.n_rows);
+    if (d->replayed) {
+        count_turn(d, slot, turn);
+        return;
+    }
+    if (d->options.topology->role == ROLE_ATTENTION) {
+        serve_slice(d, slot, turn);
+    } else {
+        run_slice(d, slot, turn);
+    }
 }
 
 void decode_run(struct decode *d) {
     const struct decode_options *o = &d->options;
-    struct slot *slot[SCHEDULE_MAX_SLOTS] = {0};
     struct turn turn;
     if (d->walked) schedule_go_on(&d->schedule);
     d->walked = true;
     batch_start(o->batch, d->schedule.step);
     check_forbid_alloc(true);
     while (schedule_next(&d->schedule, &turn)) {
-        check_place(turn.slot, turn.slice);
         if (turn.slice == 0) {
-            slot[turn.slot] = begin_step(d, &turn);
-        } else {
-            clock_place(turn.slot, turn.step, turn.slice, slot[turn.slot]->rows.n_rows);
+            end_run(d);
+            begin_step(d, &turn);
+            begin_run(d, &turn);
         }
-        if (o->topology->role == ROLE_ATTENTION) {
-            serve_slice(d, slot[turn.slot], &turn);
-        } else {
-            run_slice(d, slot[turn.slot], &turn);
+        take_turn(d, &turn);
+        if (turn.slice == o->service->n_gaps) {
+            end_run(d);
+            end_step(d, &turn);
         }
-        if (turn.slice == o->service->n_gaps) end_step(d, &turn);
     }
     check_place(-1, -1);
     check_forbid_alloc(false);

@@ -71,6 +71,16 @@ bool schedule_next(struct schedule *schedule, struct turn *turn) {
     return false;
 }
 
+/* Slots are always in the same phase, so what follows is given by which slot begins and which are
+ * there; but in the first phase of a walk the slots behind have not begun. */
+int schedule_run(const struct schedule *schedule, const struct turn *begun) {
+    int there = 0;
+    for (int slot = 0; slot < schedule->n_slots; slot++)
+        there |= !is_over(schedule, slot) << slot;
+    int first = begun->step == schedule->first_step;
+    return (there * 2 + first) * SCHEDULE_MAX_SLOTS + begun->slot;
+}
+
 void schedule_stop(struct schedule *schedule, int slot, int step) {
     schedule->last_step[slot] = step;
 }

@@ -53,7 +53,8 @@ struct wire {
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
     MPI_Request *receive_request, *send_request;
     struct ports incoming, outgoing;
-    int *index; /* of completed receives, for MPI_Testsome */
+    struct fan *fan; /* (n_slots, MESSAGES) of the slots' steps */
+    int *index;      /* of completed receives, for MPI_Testsome */
     MPI_Status *status;
     int *taken; /* (n_taken of n_receives) receives whose payload is being copied */
     int n_taken;
@@ -186,6 +187,7 @@ static bool mpi_open(struct wire **opened, const struct wire_options *options,
     open_comm(wire);
     open_receives(wire);
     open_sends(wire);
+    wire->fan = check_alloc((size_t)options->n_slots * MESSAGES, sizeof *wire->fan);
     wire->options.incoming = NULL;
     wire->options.outgoing = NULL;
     *opened = wire;
@@ -309,9 +311,18 @@ static void send_blocks(struct wire *wire, struct address address, const struct 
         end_send(wire, ports_find(&wire->outgoing, address, block[at].peer));
 }
 
-static size_t mpi_scatter(struct wire *wire, struct address address, const struct value *value,
-                          const struct fan *fan) {
+static void mpi_begin(struct wire *wire, int slot, int step, const struct fan *fan) {
+    (void)step;
+    memcpy(&wire->fan[slot * MESSAGES], fan, MESSAGES * sizeof *fan);
+}
+
+static const struct fan *fan_of(const struct wire *wire, struct address address) {
+    return &wire->fan[address.slot * MESSAGES + (int)address.message];
+}
+
+static size_t mpi_scatter(struct wire *wire, struct address address, const struct value *value) {
     const struct wire_options *options = &wire->options;
+    const struct fan *fan = fan_of(wire, address);
     size_t total = 0;
     int n_sent = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
@@ -331,9 +342,9 @@ static size_t mpi_scatter(struct wire *wire, struct address address, const struc
     return total;
 }
 
-static size_t mpi_gather(struct wire *wire, struct address address, const struct value *value,
-                         const struct fan *fan) {
+static size_t mpi_gather(struct wire *wire, struct address address, const struct value *value) {
     const struct wire_options *options = &wire->options;
+    const struct fan *fan = fan_of(wire, address);
     size_t total = 0;
     for (int at = 0; at < fan->n_blocks; at++) {
         const struct block *block = &fan->block[at];
@@ -385,6 +396,7 @@ static void mpi_close(struct wire *wire) {
     free(wire->send);
     free(wire->receive_request);
     free(wire->send_request);
+    free(wire->fan);
     ports_close(&wire->incoming);
     ports_close(&wire->outgoing);
     free(wire->index);
@@ -396,10 +408,10 @@ static void mpi_close(struct wire *wire) {
 
 const struct wire_ops wire_mpi = {
     .name = "mpi",
-    .total_order = false,
     .available = mpi_available,
     .message_bytes = mpi_message_bytes,
     .open = mpi_open,
+    .begin = mpi_begin,
     .scatter = mpi_scatter,
     .gather = mpi_gather,
     .progress = mpi_progress,

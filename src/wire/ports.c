@@ -26,6 +26,13 @@ void ports_put(struct ports *ports, enum message message, int lane, int peer, in
     *place_of(ports, message, lane, peer) = at;
 }
 
+int ports_count(const struct ports *ports, struct address address) {
+    int n = 0;
+    for (int peer = 0; peer < ports->n_ranks; peer++)
+        n += *place_of(ports, address.message, address.lane, peer) >= 0;
+    return n;
+}
+
 int ports_find(const struct ports *ports, struct address address, int peer) {
     int at = *place_of(ports, address.message, address.lane, peer);
     REQUIRE(at >= 0, "no port for %s with rank %d", message_name(address.message), peer);
