@@ -4,11 +4,11 @@
 #   jobs/bench-gpu-pair.sh [--program FILE] [--steps N] [--shape SHAPE] [--wires "device nccl mpi"]
 #
 # One model rank and one attention rank, a GPU each. First blocks of 16 bytes to 64 MiB go to and fro by every
-# wire, one to four at a time, and are compared. Then steps of Llama-3-8B's shape, 128 sequences a slot,
-# weights and caches made up, for one slot and two: of_ideal is the rate over that of the slower rank alone,
-# were every message and wait hidden; the last lines say what a second slot wins. Times are medians of N
-# (150) steps of a full batch in the loop that answers requests. FILE is build/cuda/lamina. Nothing else
-# should use the GPUs.
+# wire, one to four at a time, and are compared; beside them NCCL's send and receive in a graph, where PyTorch
+# is. Then steps of Llama-3-8B's shape, 128 sequences a slot, weights and caches made up, for one slot and
+# two: of_ideal is the rate over that of the slower rank alone, were every message and wait hidden; the last
+# lines say what a second slot wins. Times are medians of N (150) steps of a full batch in the loop that
+# answers requests. FILE is build/cuda/lamina. Nothing else should use the GPUs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . jobs/setup.sh
@@ -46,6 +46,9 @@ nvidia-smi topo -m
 
 echo "== messages"
 bench wire wire --sizes '16-64M*4' --fan 1,2,4 --repeat 5
+if mpirun -n 2 jobs/bench-gpu-nccl.py -o "$work/nccl.json"; then
+    jobs/bench-gpu-nccl.py --beside "$work/nccl.json" "$work/wire.json"
+fi
 
 for wire in "${wires[@]}"; do
     for slots in 1 2; do
