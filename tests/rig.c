@@ -50,24 +50,30 @@ static void list_wait(void *of, double seconds) {
 /* ---- who answers ------------------------------------------------------------------------------
  */
 
+const struct device_ops *rig_device(void) {
+    const char *name = getenv("LAMINA_TEST_DEVICE");
+    return name && strcmp(name, device_cuda.name) == 0 ? &device_cuda : &device_cpu;
+}
+
 void rig_model_open_as(struct rig_model *model, const char *path, int context, bool joins_weights) {
     struct fault fault = {0};
     struct device_options loader = {.n_threads = 1};
     *model = (struct rig_model){.context = context};
     if (!source_open(&model->source, &model->model, path, 0, &fault) ||
-        !device_cpu.open(&model->device, &loader, &fault))
+        !rig_device()->open(&model->device, &loader, &fault))
         check_fail("%s", fault.text);
-    graph_open(&model->graph, (struct graph_options){.element_bytes = (int)sizeof(float),
-                                                     .joins_weights = joins_weights});
+    int n_bytes = (int)element_bytes(rig_device()->activation);
+    graph_open(&model->graph,
+               (struct graph_options){.element_bytes = n_bytes, .joins_weights = joins_weights});
     model_write_graph(&model->graph, &model->model);
     program_open(&model->cut, &model->graph, false);
     program_open(&model->whole, &model->graph, true);
-    weights_open(&model->weights, &model->graph, &model->source, &device_cpu, model->device,
+    weights_open(&model->weights, &model->graph, &model->source, rig_device(), model->device,
                  context);
 }
 
 void rig_model_open(struct rig_model *model, const char *path, int context) {
-    rig_model_open_as(model, path, context, false);
+    rig_model_open_as(model, path, context, rig_device()->joins_weights);
 }
 
 void rig_model_close(struct rig_model *model) {
@@ -75,7 +81,7 @@ void rig_model_close(struct rig_model *model) {
     program_close(&model->cut);
     program_close(&model->whole);
     graph_close(&model->graph);
-    device_cpu.close(model->device);
+    rig_device()->close(model->device);
     source_close(&model->source);
 }
 
@@ -111,7 +117,9 @@ void rig_group_open(struct rig_group *group, int comm, int heads, int sequences,
                                              .deadline_s = patience_s,
                                              .comm = comm}};
     topology_partition(&group->topology, &layout);
-    if (rank == 0) service_open(&group->service, heads ? &model->cut : &model->whole, ELEMENT_F32);
+    if (rank == 0)
+        service_open(&group->service, heads ? &model->cut : &model->whole,
+                     rig_device()->activation);
     if (heads) share_service(group);
 }
 
@@ -182,7 +190,7 @@ static void open_device(struct run *run) {
     struct device_limits limits = decode_device_limits(
         &run->limits, &topology->layout, topology->rank, model ? model->model.vocabulary : 0);
     struct fault fault = {0};
-    run->device_ops = run->what->device_ops ? *run->what->device_ops : device_cpu;
+    run->device_ops = run->what->device_ops ? *run->what->device_ops : *rig_device();
     embed = run->device_ops.embed;
     run->device_ops.embed = count_and_embed;
     if (!run->device_ops.open(&run->device, &options, &fault)) check_fail("%s", fault.text);

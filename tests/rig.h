@@ -46,6 +46,9 @@ bool rig_list_equal(const struct rig_list *made, const struct rig_list *expected
 
 /* ---- who answers ----------------------------------------------------------------------------- */
 
+/* The device that LAMINA_TEST_DEVICE names (cuda is for label gpu), else device_cpu. */
+const struct device_ops *rig_device(void);
+
 struct rig_model {
     struct source source;
     struct model model;
@@ -84,10 +87,11 @@ struct rig_case {
     int max_batch, max_rows; /* max_batch <= max_rows, as options demand */
     int n_pages;             /* of each owner; 0: as many as can be used */
     bool q_first;
-    uint64_t kv_noise;                   /* seed of made-up K and V in the cache; 0: none */
-    bool no_progress;                    /* messages move only when a rank waits */
-    const struct device_ops *device_ops; /* a copy of device_cpu with operators wrapped, or NULL */
-    const struct wire_ops *wire_ops;     /* likewise of wire_mpi */
+    uint64_t kv_noise; /* seed of made-up K and V in the cache; 0: none */
+    bool no_progress;  /* messages move only when a rank waits */
+    const struct device_ops
+        *device_ops;                 /* a copy of rig_device's with operators wrapped, or NULL */
+    const struct wire_ops *wire_ops; /* likewise of wire_mpi */
 };
 
 /* What the leader saw. */

@@ -3,7 +3,9 @@
  * this says that they are the right ones).
  *
  * greedy.jsonl, logits.json and logits_thin.f32 are the oracle's; its README states how far two
- * engines are apart: 0.00015 at most, and no argmax of 3072. KV cache in float32.
+ * engines are apart: 0.00015 at most, and no argmax of 3072. KV cache in float32. On a GPU (label
+ * gpu) values and cache are bf16, of 8 bits, so logits are that much off and near ties fall
+ * elsewhere: by how much at most is what users were told (README.md).
  */
 #include <math.h>
 #include <setjmp.h>
@@ -23,7 +25,18 @@
 #define ORACLE TESTS_DIR "/oracle/smollm2/"
 
 enum { PROMPTS = 48, STEPS = 64, ROWS = 8, ROW_STEPS = 5, VOCABULARY = 49152 };
-static const double tolerance = 1e-3;
+/* What may be off: a logit, all of them in the root mean square, the gap of an argmax that differs,
+ * and how many of these. */
+struct tolerance {
+    double logit, rms, gap;
+    int n_differ;
+};
+static const struct tolerance in_f32 = {1e-3, 1e-3, 1e-3, PROMPTS *STEPS};
+static const struct tolerance in_bf16 = {INFINITY, 0.2, 0.7, PROMPTS *STEPS * 3 / 100};
+
+static const struct tolerance *tolerance(void) {
+    return rig_device() == &device_cpu ? &in_f32 : &in_bf16;
+}
 
 /* One line of greedy.jsonl. */
 struct greedy {
@@ -140,11 +153,21 @@ static void compare_and_sample(struct device *device, const struct rows *rows,
         const struct greedy *prompt = &greedy[wish->sampling->prompt_index];
         int step = wish->position - prompt->n_prompt;
         if (prompt->row < 0 || step < 0 || step >= ROW_STEPS) continue;
-        device_cpu.download(device, made, values.buffer, values.offset + (size_t)picked * row_bytes,
-                            sizeof made);
+        rig_device()->download(device, made, values.buffer,
+                               values.offset + (size_t)picked * row_bytes, sizeof made);
         compare_row(made, prompt->row, step);
     }
-    device_cpu.sample(device, rows, values);
+    rig_device()->sample(device, rows, values);
+}
+
+/* Logits are looked at by the host: no run is kept. */
+static bool no_replay(struct device *device, unsigned slots, int name) {
+    (void)device, (void)slots, (void)name;
+    return false;
+}
+
+static void not_recorded(struct device *device) {
+    (void)device;
 }
 
 /* ---- tests ------------------------------------------------------------------------------------
@@ -152,7 +175,7 @@ static void compare_and_sample(struct device *device, const struct rows *rows,
 
 static struct rig_case make_case(void) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return (struct rig_case){.kv_type = KV_F32,
+    return (struct rig_case){.kv_type = rig_device() == &device_cpu ? KV_F32 : KV_BF16,
                              .n_threads = cores > 4 ? 4 : (int)cores,
                              .n_slots = 1,
                              .max_batch = 32,
@@ -177,10 +200,12 @@ static void open_list(struct rig_list *list, int n_fed, bool scored) {
 /* The oracle's ids are fed whatever we would have chosen. */
 static void test_forced(void **state) {
     (void)state;
-    struct device_ops ops = device_cpu;
+    struct device_ops ops = *rig_device();
     struct rig_case what = make_case();
     struct rig_list list;
     ops.sample = compare_and_sample;
+    ops.replay = no_replay;
+    ops.recorded = not_recorded;
     what.device_ops = &ops;
     open_list(&list, STEPS - 1, true);
     rig_run(&group, &what, &list);
@@ -207,9 +232,11 @@ static void test_forced(void **state) {
     for (int row = 0; row < ROWS; row++)
         for (int step = 0; step < ROW_STEPS; step++)
             assert_true(difference.seen[row][step]);
-    assert_true(difference.most <= tolerance);
+    assert_true(difference.most <= tolerance()->logit);
+    assert_true(rms <= tolerance()->rms);
     assert_int_equal(n_steps, 3072);
-    assert_true(largest <= tolerance);
+    assert_true(largest <= tolerance()->gap);
+    assert_true(n_differ <= tolerance()->n_differ);
 }
 
 static void test_unforced(void **state) {
@@ -227,7 +254,7 @@ static void test_unforced(void **state) {
             step++;
         n_same += step;
         if (step == STEPS) continue;
-        bool near = greedy[prompt].gap[step] <= tolerance;
+        bool near = greedy[prompt].gap[step] <= tolerance()->gap;
         n_near += near;
         n_wrong += !near;
         print_message("prompt %d parts at step %d, gap %.6f\n", prompt, step,
