@@ -37,11 +37,28 @@ const struct device_ops *choose_device_ops(const struct options *options, enum r
     return gpu ? &device_cuda : &device_cpu;
 }
 
+/* What was named; NULL for auto. */
+static const struct wire_ops *find_wire(enum wire_wish wish) {
+    static const struct wire_ops *const wires[] = {[WIRE_WISH_AUTO] = NULL,
+                                                   [WIRE_WISH_MPI] = &wire_mpi,
+                                                   [WIRE_WISH_NCCL] = &wire_nccl,
+                                                   [WIRE_WISH_DEVICE] = &wire_device};
+    return wires[wish];
+}
+
 const struct wire_ops *choose_wire_ops(const struct options *options, struct wire_ground ground,
                                        struct fault *fault) {
-    const struct wire_ops *wire = options->wire == WIRE_WISH_NCCL ? &wire_nccl : &wire_device;
-    if (options->wire == WIRE_WISH_MPI) return &wire_mpi;
-    if (options->wire == WIRE_WISH_AUTO) {
+    const struct wire_ops *wire = find_wire(options->wire);
+    if (ground.alone) {
+        if (wire)
+            fault_user(fault,
+                       "--wire %s needs attention ranks, and there are none: start more MPI ranks, "
+                       "or leave it out",
+                       wire->name);
+        return NULL;
+    }
+    if (wire == &wire_mpi) return wire;
+    if (!wire) {
         if (ground.gpus != GPUS_OWN) return &wire_mpi;
         if (ground.one_host && ground.device) return &wire_device;
         return ground.nccl ? &wire_nccl : &wire_mpi;

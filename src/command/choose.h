@@ -20,13 +20,14 @@ enum gpus { GPUS_NOT_ALL, GPUS_SHARED, GPUS_OWN };
 
 /* What a wire is chosen by; the same on all ranks. */
 struct wire_ground {
+    bool alone; /* one rank and no messages; the rest is of no meaning then */
     enum gpus gpus;
     bool one_host;
     bool nccl, device; /* every rank has what the wire needs of its host */
 };
 
-/* What carries the messages of several ranks: what the options name, else by what there is. A fault
- * says what is missing for what was named. */
+/* What carries the messages of several ranks: what the options name, else by what there is; NULL
+ * for a rank alone. A fault says what is missing for what was named. */
 const struct wire_ops *choose_wire_ops(const struct options *options, struct wire_ground ground,
                                        struct fault *fault);
 

@@ -129,7 +129,10 @@ static void choose_wire(struct run *run, struct fault *fault) {
     const struct topology *topology = &run->topology;
     double seconds = run->options->deadline_s * PATIENCE;
     struct fault why = {0};
-    if (topology->n_ranks == 1) return;
+    if (topology->n_ranks == 1) {
+        choose_wire_ops(run->options, (struct wire_ground){.alone = true}, fault);
+        return;
+    }
     struct wire_ground mine = {.gpus = run->device_ops != &device_cuda ? GPUS_NOT_ALL
                                        : run->n_sharing > 1            ? GPUS_SHARED
                                                                        : GPUS_OWN};

@@ -168,7 +168,7 @@ static bool as_started(const struct dry_run *dry) {
  * may be another for each. */
 static void choose_wire(struct dry_run *dry, struct fault *fault) {
     bool tells = as_started(dry) && device_cuda.count() > 1;
-    struct wire_ground ground = {.gpus = GPUS_OWN, .one_host = true};
+    struct wire_ground ground = {.alone = n_ranks(dry) == 1, .gpus = GPUS_OWN, .one_host = true};
     ground.nccl = wire_nccl.available(&device_cuda, &(struct fault){0});
     ground.device = wire_device.available(&device_cuda, &(struct fault){0});
     for (int rank = 0; rank < n_ranks(dry); rank++) {
@@ -177,7 +177,7 @@ static void choose_wire(struct dry_run *dry, struct fault *fault) {
         for (int other = 0; other < rank && ground.gpus == GPUS_OWN && tells; other++)
             if (strcmp(dry->rank[other].device_id, mine->device_id) == 0) ground.gpus = GPUS_SHARED;
     }
-    if (n_ranks(dry) > 1) dry->wire_ops = choose_wire_ops(dry->options, ground, fault);
+    dry->wire_ops = choose_wire_ops(dry->options, ground, fault);
 }
 
 /* KV pages by the memory of this host, as a run here would have them; where not one fits, all that

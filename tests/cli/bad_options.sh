@@ -75,6 +75,11 @@ refused_late 'holds no page of 64 tokens' --kv-tokens 63
 refused_late 'holds no page of 64 tokens' --kv-memory 1K
 refused_late '--partition heads=2,sequences=1 needs attention ranks' --partition heads=2
 refused_late '--attention-ranks 2' --attention-ranks 2
+for wire in mpi nccl device; do
+    refused_late "--wire $wire needs attention ranks, and there are none" --wire $wire
+    refused "--wire $wire needs attention ranks, and there are none" --wire $wire --dry-run
+    expect 2 "--wire $wire needs attention ranks" "$LAMINA" bench step -m tiny.gguf --batch 1 --length 8 --wire $wire
+done
 refused_late 'chat template "nonesuch" is not known' --chat-template nonesuch
 if ! grep -qw avx512bw /proc/cpuinfo; then
     refused_late '--cpu-isa avx512: this processor has no' --cpu-isa avx512
