@@ -6,6 +6,8 @@
  */
 #include "choose.h"
 
+#include "log.h"
+
 const struct wire_ops *const *choose_wires(int *n) {
     static const struct wire_ops *const wires[] = {&wire_mpi, &wire_nccl, &wire_device};
     *n = (int)(sizeof wires / sizeof *wires);
@@ -24,17 +26,20 @@ bool choose_may_use_gpu(const struct options *options, enum role role) {
     return wish_of(options, is_model(options, role)) != DEVICE_WISH_CPU && device_cuda.count() > 0;
 }
 
-const struct device_ops *choose_device_ops(const struct options *options, enum role role, bool own,
+const struct device_ops *choose_device_ops(const struct options *options, enum role role,
+                                           const struct device_options *device, bool own,
                                            struct fault *fault) {
-    bool model = is_model(options, role), here = device_cuda.count() > 0;
+    bool model = is_model(options, role);
     enum device_wish wish = wish_of(options, model);
-    if (wish == DEVICE_WISH_CUDA && !here)
-        fault_user(fault,
-                   "--%s-device cuda: no GPU is visible, or this lamina was built without CUDA "
-                   "(cmake --preset cuda)",
-                   model ? "model" : "attention");
-    bool gpu = here && (wish == DEVICE_WISH_CUDA || (wish == DEVICE_WISH_AUTO && own));
-    return gpu ? &device_cuda : &device_cpu;
+    struct fault why = {0};
+    if (wish == DEVICE_WISH_CPU || (wish == DEVICE_WISH_AUTO && !own)) return &device_cpu;
+    if (device_cuda.available(device, &why)) return &device_cuda;
+    if (wish == DEVICE_WISH_CUDA) {
+        fault_user(fault, "--%s-device cuda: %s", model ? "model" : "attention", why.text);
+    } else {
+        log_warning("%s: the CPU computes instead", why.text);
+    }
+    return &device_cpu;
 }
 
 /* What was named; NULL for auto. */

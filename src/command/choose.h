@@ -10,9 +10,11 @@
 
 /* Whether a rank of `role` may compute on a GPU, as far as its options and its host say. */
 bool choose_may_use_gpu(const struct options *options, enum role role);
-/* What a rank of `role` computes on; `own`: no other rank of the job may use the GPU that is its.
- */
-const struct device_ops *choose_device_ops(const struct options *options, enum role role, bool own,
+/* What a rank of `role` computes on, which may be the processor that `device` names; `own`: no
+ * other rank of the job may use that. A GPU that was asked for and cannot be is a fault; one that
+ * would only be taken unasked is left with a warning. */
+const struct device_ops *choose_device_ops(const struct options *options, enum role role,
+                                           const struct device_options *device, bool own,
                                            struct fault *fault);
 
 /* Whether ranks have GPUs of their own, as wires between GPUs need it. */

@@ -28,7 +28,8 @@ static void choose_device(struct run *run, struct fault *fault) {
     if (choose_may_use_gpu(run->options, topology->role)) device_cuda.identify(&options, id);
     int n_same = topology_count_same(topology, id, sizeof id, "comparison of GPUs",
                                      run->options->deadline_s * PATIENCE);
-    run->device_ops = choose_device_ops(run->options, topology->role, id[0] && n_same == 1, fault);
+    run->device_ops =
+        choose_device_ops(run->options, topology->role, &options, id[0] && n_same == 1, fault);
 }
 
 /* The model's header, and the program made of it. */

@@ -108,8 +108,9 @@ static bool choose_devices(struct dry_run *dry, struct fault *fault) {
     dry->rank = check_alloc((size_t)n_ranks(dry), sizeof *dry->rank);
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
-        dry->rank[rank].device_ops =
-            choose_device_ops(dry->options, role, n_ranks(dry) <= device_cuda.count(), fault);
+        struct device_options device = {.index = rank};
+        dry->rank[rank].device_ops = choose_device_ops(dry->options, role, &device,
+                                                       n_ranks(dry) <= device_cuda.count(), fault);
     }
     return fault->kind == FAULT_NONE;
 }
