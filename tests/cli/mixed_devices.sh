@@ -20,6 +20,8 @@ run_tokens=$(sed -n 's/.*tokens = \([0-9]*\) tokens an owner.*/\1/p' stderr)
 expect 0 '' "${late[@]}" --attention-device cuda --dry-run
 dry_tokens=$(sed -n 's/^KV cache *\([0-9]*\) tokens an owner.*/\1/p' stdout)
 check "the dry run has the same KV tokens" [ "${run_tokens:-none}" = "${dry_tokens:-no}" ]
+check "the dry run tells which rank computes on what" grep -qE '^ +1 +attention +late ' stdout
+check "and of the model rank" grep -qE '^ +0 +model +cpu ' stdout
 check "the dry run tells of the device" grep -q '28.8 MiB a rank .*free on the device' stdout
 check "and of the host" grep -q 'a rank when all run on this host (.*enough' stdout
 
