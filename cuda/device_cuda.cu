@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "architectures.h"
 #include "cuda_device.h"
 
 void cuda_check(cudaError_t error, const char *call, const char *file, int line) {
@@ -226,6 +227,23 @@ static int count(void) {
     return cudaGetDeviceCount(&n_devices) == cudaSuccess ? n_devices : 0;
 }
 
+static bool available(const struct device_options *options, struct fault *fault) {
+    int n_devices = 0;
+    cudaError_t error = cudaGetDeviceCount(&n_devices);
+    if (error == cudaSuccess && n_devices == 0) error = cudaErrorNoDevice;
+    if (error != cudaSuccess)
+        return fault_user(fault, "no GPU is visible: %s", cudaGetErrorString(error));
+    int index = options->index % n_devices;
+    struct cudaDeviceProp properties;
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
+    if (architectures_run(LAMINA_CUDA_ARCHITECTURES, properties.major, properties.minor)) return true;
+    return fault_user(fault,
+                      "GPU %d, %s, has compute capability %d.%d, and this lamina was compiled for "
+                      "%s (CMAKE_CUDA_ARCHITECTURES)",
+                      index, properties.name, properties.major, properties.minor,
+                      LAMINA_CUDA_ARCHITECTURES);
+}
+
 static void identify(const struct device_options *options, char id[DEVICE_ID_BYTES]) {
     struct cudaDeviceProp properties;
     CHECK_CUDA(cudaGetDeviceProperties(&properties, options->index % count()));
@@ -290,18 +308,11 @@ static size_t weight_bytes(const struct tensor *part, int n_parts) {
 
 static bool cuda_open(struct device **opened, const struct device_options *options,
                       struct fault *fault) {
-    int n_devices = 0;
-    cudaError_t error = cudaGetDeviceCount(&n_devices);
-    if (error != cudaSuccess || n_devices == 0)
-        return fault_user(fault, "no CUDA device: %s",
-                          error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
-    int index = options->index % n_devices;
+    if (!available(options, fault)) return false;
+    int index = options->index % count();
     struct cudaDeviceProp properties;
     CHECK_CUDA(cudaSetDevice(index));
     CHECK_CUDA(cudaGetDeviceProperties(&properties, index));
-    if (properties.major < 8)
-        return fault_user(fault, "%s has compute capability %d.%d; 8.0 or more is needed",
-                          properties.name, properties.major, properties.minor);
     struct device *device = (struct device *)check_alloc(1, sizeof *device);
     device->options = *options;
     device->n_processors = properties.multiProcessorCount;
@@ -493,6 +504,7 @@ static struct device_ops make_ops(void) {
     ops.joins_weights = true;
     ops.version = version;
     ops.count = count;
+    ops.available = available;
     ops.identify = identify;
     ops.start = start;
     ops.locate = locate;

@@ -176,6 +176,9 @@ struct device_ops {
     const char *(*version)(void);
     /* How many of the kind this host shows; 0: none, or not built. */
     int (*count)(void);
+    /* Whether this program can compute on the processor that `options` name; a fault says why not:
+     * not built, none visible, or one it has no code for. Starts nothing. NULL of device_cpu. */
+    bool (*available)(const struct device_options *options, struct fault *fault);
     /* Which processor `options` name: the same text for all ranks that would use it, "" where it
      * uses the host's memory. Starts nothing. */
     void (*identify)(const struct device_options *options, char id[DEVICE_ID_BYTES]);

@@ -17,19 +17,19 @@ cd "$(dirname "$0")/.."
 . jobs/setup.sh
 
 model=$setup_model_file runs=5 n_sequences=8 length=1024 contexts=256,1024,4096,8128 folder=build/bench-checkpoint
-while [ $# -gt 1 ]; do
+while [ $# -gt 0 ]; do
     case $1 in
-    --model) model=$2 ;;
-    --runs) runs=$2 ;;
-    --sequences) n_sequences=$2 ;;
-    --length) length=$2 ;;
-    --contexts) contexts=$2 ;;
-    --folder) folder=$2 ;;
-    *) break ;;
+    --model) model=$(setup_value "$@") ;;
+    --runs) runs=$(setup_number "$@") ;;
+    --sequences) n_sequences=$(setup_number "$@") ;;
+    --length) length=$(setup_number "$@") ;;
+    --contexts) contexts=$(setup_numbers "$@") ;;
+    --folder) folder=$(setup_value "$@") ;;
+    -h | --help) setup_help jobs/bench-checkpoint.sh ;;
+    *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
     shift 2
 done
-[ $# -eq 0 ] || setup_help jobs/bench-checkpoint.sh 2
 program=$PWD/build/release/lamina
 for file in "$model" "$program"; do
     [ -f "$file" ] || { setup_say "no such file: $file (jobs/quickstart.sh)" && exit 2; }

@@ -20,14 +20,14 @@ peer=build/peers/llama.cpp
 layouts=no
 while [ $# -gt 0 ]; do
     case $1 in
-    --threads) threads=${2:?} && shift ;;
-    --rounds) rounds=${2:?} && shift ;;
-    --peer) peer=${2:?} && shift ;;
-    --layouts) layouts=yes ;;
+    --threads) threads=$(setup_number "$@") ;;
+    --rounds) rounds=$(setup_number "$@") ;;
+    --peer) peer=$(setup_value "$@") ;;
+    --layouts) layouts=yes && shift && continue ;;
     -h | --help) setup_help jobs/bench-cpu.sh ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
-    shift
+    shift 2
 done
 tokens=128
 work=build/bench-cpu

@@ -10,18 +10,18 @@ cd "$(dirname "$0")/.."
 . jobs/setup.sh
 
 model=$setup_model_file runs=5 n_requests=64 n_tokens=64 ms=200
-while [ $# -gt 1 ]; do
+while [ $# -gt 0 ]; do
     case $1 in
-    --model) model=$2 ;;
-    --runs) runs=$2 ;;
-    --requests) n_requests=$2 ;;
-    --tokens) n_tokens=$2 ;;
-    --ms) ms=$2 ;;
-    *) break ;;
+    --model) model=$(setup_value "$@") ;;
+    --runs) runs=$(setup_number "$@") ;;
+    --requests) n_requests=$(setup_number "$@") ;;
+    --tokens) n_tokens=$(setup_number "$@") ;;
+    --ms) ms=$(setup_number "$@") ;;
+    -h | --help) setup_help jobs/bench-fsync.sh ;;
+    *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
     shift 2
 done
-[ $# -eq 0 ] || setup_help jobs/bench-fsync.sh 2
 program=build/release/lamina
 shim=$PWD/build/release/tests/cli/libslow_fsync.so
 for file in "$model" "$program" "$shim"; do

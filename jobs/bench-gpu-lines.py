@@ -15,6 +15,39 @@ import sys
 VLLM_STEP_MS = {(1, 1024): 4.92, (32, 1024): 6.27, (128, 1024): 10.45, (128, 4096): 22.19}
 VLLM_TOKENS_PER_S = 9430
 
+# Numbers that rows of a measurement have, by the first word of its name.
+NEEDED = {
+    "attention": ("batch", "length", "shortest", "longest", "calls", "replayed", "time_us", "GB_per_s",
+                  "read_GB_per_s", "ratio"),
+    "step": ("batch", "length", "step_ms", "host_us", "ratio"),
+    "peers": ("batch", "length", "ratio"),
+}
+
+
+def refuse(text):
+    print(text, file=sys.stderr)
+    sys.exit(2)
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def read_results(path, needed=()):
+    """The facts and rows of a file that lamina bench wrote; the end of the program if it did not."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        refuse(f"{path}: {getattr(error, 'strerror', None) or error}")
+    rows = results.pop("results", None) if isinstance(results, dict) else None
+    good = isinstance(rows, list) and rows and all(
+        isinstance(row, dict) and row and row.keys() == rows[0].keys() and
+        all(is_number(row.get(name)) for name in needed) for row in rows)
+    if not good:
+        refuse(f"{path}: not what lamina bench --format json writes"
+               f"{', with numbers as ' if needed else ''}{', '.join(needed)}")
+    return results, rows
+
 
 # ---- one file ----
 
@@ -25,10 +58,9 @@ def show(value):
 
 
 def print_table(path):
-    results = json.loads(path.read_text(encoding="utf-8"))
-    rows = results.pop("results")
-    for name, fact in results.items():
-        print(f"# {name}: {fact if isinstance(fact, str) else '; '.join(fact)}")
+    facts, rows = read_results(path)
+    for name, fact in facts.items():
+        print(f"# {name}: {'; '.join(map(str, fact)) if isinstance(fact, list) else fact}")
     names = list(rows[0])
     widths = [max([len(name)] + [len(show(row[name])) for row in rows]) for name in names]
     print("# " + "  ".join(f"{name:>{width}}" for name, width in zip(names, widths)))
@@ -47,8 +79,7 @@ class Folder:
         path = self.path / f"{name}.json"
         if not path.exists():
             return {}, []
-        results = json.loads(path.read_text(encoding="utf-8"))
-        return results, results["results"]
+        return read_results(path, NEEDED[name.split("-")[0]])
 
     def rows(self, name, **wanted):
         return [row for row in self.read(name)[1]
@@ -57,7 +88,7 @@ class Folder:
     def long_read(self):
         """GB/s of reads over the whole footprint of 8 GiB, 0 when it was not measured."""
         found = re.search(r"read at ([0-9.]+) GB/s",
-                          self.read("attention-4096")[0].get("footprint", ""))
+                          str(self.read("attention-4096")[0].get("footprint")))
         return float(found[1]) if found else 0
 
 
@@ -70,7 +101,7 @@ def attention_lines(folder):
     ragged = [row for row in folder.rows("attention-1024") if row["shortest"] < 1024]
     for row in alike:
         yield "read ceiling at 0.54 GB, TB/s", row["read_GB_per_s"] / 1e3, 4.3, None, True
-    for row in folder.rows("attention-4096", length=4096):
+    for row in folder.rows("attention-4096", length=4096) if read else []:
         yield "attention B128 L4096 / ceiling", row["GB_per_s"] / read, 0.90, 0.985, True
     for row in alike:
         yield "attention B128 L1024 / ceiling at 0.54 GB", row["ratio"], 0.85, 0.975, True
@@ -93,17 +124,18 @@ def step_lines(folder):
         floor = 0.82 if point == (128, 4096) else 0.67
         name = f"step B{point[0]} L{point[1]}"
         yield f"{name} / ceiling", row["ratio"], floor, 0.90, True
-        yield f"{name}, vLLM's time / ours", VLLM_STEP_MS[point] / row["step_ms"], None, None, True
+        if point in VLLM_STEP_MS:
+            yield f"{name}, vLLM's time / ours", VLLM_STEP_MS[point] / row["step_ms"], None, None, True
     for row in rows:
         name = f"step B{row['batch']} L{row['length']}"
         yield f"{name}, host CPU time, us", row["host_us"], None, 10, False
-        if row["idle"] is not None:
+        if is_number(row.get("idle")):
             yield f"{name}, GPU idle between steps, %", 100 * row["idle"], None, 1, False
 
 
 def job_lines(folder):
     path = folder.path / "job.log"
-    log = path.read_text(encoding="utf-8") if path.exists() else ""
+    log = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for found in re.findall(r"Output token throughput \(tok/s\): *([0-9.]+)", log):
         yield "job, output tok/s / vLLM's", float(found) / VLLM_TOKENS_PER_S, 0.75, 1.25, True
 
@@ -121,11 +153,17 @@ def print_ratios(folder):
 
 def main():
     if len(sys.argv) == 3 and sys.argv[1] == "--ratios":
-        print_ratios(Folder(sys.argv[2]))
+        folder = Folder(sys.argv[2])
+        if not folder.path.is_dir():
+            refuse(f"{folder.path}: no such folder")
+        try:
+            print_ratios(folder)
+        except ZeroDivisionError:
+            refuse(f"{folder.path}: a result is 0 that others are divided by")
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         print_table(pathlib.Path(sys.argv[1]))
     else:
-        sys.exit(__doc__)
+        refuse(__doc__)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,23 @@ cd "$(dirname "$0")/.."
 program=build/cuda/lamina steps=150 shape=llama-3-8b wires=(device nccl mpi)
 while [ $# -gt 0 ]; do
     case $1 in
-    --program) program=${2:?} && shift ;;
-    --steps) steps=${2:?} && shift ;;
-    --shape) shape=${2:?} && shift ;;
-    --wires) read -ra wires <<<"${2:?}" && shift ;;
+    --program) program=$(setup_value "$@") ;;
+    --steps) steps=$(setup_number "$@") ;;
+    --shape) shape=$(setup_value "$@") ;;
+    --wires)
+        value=$(setup_value "$@")
+        read -ra wires <<<"$value"
+        ;;
     -h | --help) setup_help jobs/bench-gpu-pair.sh ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
-    shift
+    shift 2
+done
+for wire in "${wires[@]}"; do
+    case $wire in
+    device | nccl | mpi) ;;
+    *) setup_say "--wires $wire: expected device, nccl or mpi, or several of them with blanks between" && exit 2 ;;
+    esac
 done
 [[ -x $program && -f $program ]] || { setup_say "no such program: $program (cmake --preset cuda)" && exit 2; }
 command -v nvidia-smi >/dev/null || { setup_say "no nvidia-smi: is this a host with a GPU?" && exit 2; }

@@ -22,19 +22,34 @@ import sys
 MEASURE_MS = 10
 
 
+NEEDED = "batch", "length", "shortest", "longest", "time_us", "GB_per_s"
+
+
+def refuse(text):
+    print(text, file=sys.stderr)
+    sys.exit(2)
+
+
 def read_points(path):
     """Heads, bytes of the footprint and rows with one length, of one file of results."""
-    with open(path, encoding="utf-8") as file:
-        results = json.load(file)
-    heads = re.fullmatch(r"(\d+) on (\d+) KV heads of (\d+), (\w+)", results.get("heads", ""))
-    footprint = re.match(r"(\d+) bytes", results.get("footprint", ""))
-    if not heads or not footprint:
-        sys.exit(f"{path}: these are not results of lamina bench attention")
+    try:
+        with open(path, encoding="utf-8") as file:
+            results = json.load(file)
+    except (OSError, ValueError) as error:
+        refuse(f"{path}: {getattr(error, 'strerror', None) or error}")
+    results = results if isinstance(results, dict) else {}
+    heads = re.fullmatch(r"(\d+) on (\d+) KV heads of (\d+), (\w+)", str(results.get("heads")))
+    footprint = re.match(r"(\d+) bytes", str(results.get("footprint")))
+    rows = results.get("results")
+    good = isinstance(rows, list) and all(
+        isinstance(row, dict) and all(isinstance(row.get(name), (int, float)) for name in NEEDED)
+        for row in rows)
+    if not heads or not footprint or not good:
+        refuse(f"{path}: these are not results of lamina bench attention --format json")
     if heads[4] != "bf16":
-        sys.exit(f"{path}: K and V are {heads[4]}; cuDNN is compared in bf16")
+        refuse(f"{path}: K and V are {heads[4]}; cuDNN is compared in bf16")
     shape = tuple(int(heads[at]) for at in (1, 2, 3))
-    rows = [row for row in results["results"] if row["shortest"] == row["longest"]]
-    return shape, int(footprint[1]), rows
+    return shape, int(footprint[1]), [row for row in rows if row["shortest"] == row["longest"]]
 
 
 def import_torch():
@@ -126,6 +141,10 @@ def main():
         parser.error(f"--repeat {options.repeat}: at least 1")
     points = [read_points(path) for path in options.results]
     torch = import_torch()
+    try:  # before minutes are spent
+        output = open(options.output, "w", encoding="utf-8") if options.output else None
+    except OSError as error:
+        refuse(f"{options.output}: {error.strerror}")
     torch.manual_seed(0)
     print(f"# cuDNN {torch.backends.cudnn.version()} through PyTorch {torch.__version__}, "
           f"{torch.cuda.get_device_name()}")
@@ -140,9 +159,9 @@ def main():
             rows.append(dict(zip(names, (row["batch"], row["length"], us, kv_bytes / us * 1e-3,
                                          row["time_us"], row["GB_per_s"], row["time_us"] / us))))
             print("  " + "  ".join(f"{rows[-1][name]:>{len(name)}.5g}" for name in names), flush=True)
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            json.dump({"results": rows}, file, indent=1)
+    if output:
+        with output:
+            json.dump({"results": rows}, output, indent=1)
 
 
 if __name__ == "__main__":

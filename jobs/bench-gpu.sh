@@ -18,14 +18,14 @@ cd "$(dirname "$0")/.."
 program=build/cuda/lamina steps=150 shape=llama-3-8b parts=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --program) program=${2:?} && shift ;;
-    --steps) steps=${2:?} && shift ;;
-    --shape) shape=${2:?} && shift ;;
+    --program) program=$(setup_value "$@") ;;
+    --steps) steps=$(setup_number "$@") ;;
+    --shape) shape=$(setup_value "$@") ;;
     -h | --help) setup_help jobs/bench-gpu.sh ;;
-    attention | steps | job) parts+=("$1") ;;
+    attention | steps | job) parts+=("$1") && shift && continue ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac
-    shift
+    shift 2
 done
 [[ -x $program && -f $program ]] || { setup_say "no such program: $program (cmake --preset cuda)" && exit 2; }
 command -v nvidia-smi >/dev/null || { setup_say "no nvidia-smi: is this a host with a GPU?" && exit 2; }

@@ -26,6 +26,13 @@ lamina_say() {
     printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*"
 }
 
+# lamina_number NAME VALUE: end the job where it is no whole number.
+lamina_number() {
+    [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] && return
+    lamina_say "$1 is $2: expected a whole number"
+    exit 2
+}
+
 # ---- what is run --------------------------------------------------------------------------------
 
 # lamina_prepare MODEL INPUT OUTPUT [OPTION...]: set output, status and the command generate.
@@ -39,6 +46,9 @@ lamina_prepare() {
         lamina_say "no program $lamina: set LAMINA to its path, or load its module"
         exit 2
     fi
+    lamina_number LAMINA_MAX_RESTARTS "${LAMINA_MAX_RESTARTS:-20}"
+    lamina_number LAMINA_MAX_RELAUNCHES "${LAMINA_MAX_RELAUNCHES:-3}"
+    lamina_number LAMINA_KILL_TIMEOUT "${LAMINA_KILL_TIMEOUT:-10}"
     output=$3
     status=$output.status.json
     generate=("$lamina" generate -m "$1" -i "$2" -o "$output" --resume --status "$status" --time-limit auto)

@@ -17,7 +17,11 @@ output=answers-quickstart.jsonl
 while [ $# -gt 0 ]; do
     case $1 in
     --no-install) install=no ;;
-    --model) model=$(cd "$from" && realpath -m -- "${2:?--model needs a file}") && shift ;;
+    --model)
+        model=$(setup_value "$@")
+        model=$(cd "$from" && realpath -m -- "$model")
+        shift
+        ;;
     -h | --help) setup_help jobs/quickstart.sh ;;
     *) setup_say "unknown: $1 (try --help)" && exit 2 ;;
     esac

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # setup.sh - what the scripts of this project share: packages, Open MPI's environment, the model.
 #
-# Sourced, from the repository's root, by tests/run.sh and jobs/quickstart.sh. The list of what is
+# Sourced, from the repository's root, by tests/run.sh, jobs/quickstart.sh and jobs/bench-*.sh. The list of what is
 # needed, with the Debian package of each thing, stands here and nowhere else. A thing counts as
 # there when the build would find it (a command, pkg-config, HDF5's own ways), not when a package is
 # installed, so that environment modules and private prefixes (CMAKE_PREFIX_PATH) are seen.
@@ -38,6 +38,43 @@ setup_say() {
 setup_help() {
     sed -n '2,/^set/s/^# \{0,1\}//p' "$1"
     exit "${2:-0}"
+}
+
+# The value of an option of a script, checked; or one line and the end of the script with 2, as set -e
+# has it when these stand in an assignment of their own: n=$(setup_number "$@").
+
+# setup_value OPTION VALUE...
+setup_value() {
+    if [ -n "${2:-}" ]; then
+        printf '%s\n' "$2"
+    else
+        setup_say "$1: no value behind it (try --help)"
+        return 2
+    fi
+}
+
+# setup_number OPTION VALUE...: a whole number from 1 to 999999999.
+setup_number() {
+    local value
+    value=$(setup_value "$@") || return
+    if [[ $value =~ ^[1-9][0-9]{0,8}$ ]]; then
+        printf '%s\n' "$value"
+    else
+        setup_say "$1 $value: expected a whole number, 1 or more"
+        return 2
+    fi
+}
+
+# setup_numbers OPTION VALUE...: such numbers with commas between them.
+setup_numbers() {
+    local value
+    value=$(setup_value "$@") || return
+    if [[ $value =~ ^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$ ]]; then
+        printf '%s\n' "$value"
+    else
+        setup_say "$1 $value: expected whole numbers, 1 or more, with commas between them"
+        return 2
+    fi
 }
 
 # ---- is it there? -----------------------------------------------------------------------------

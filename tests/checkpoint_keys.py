@@ -196,3 +196,5 @@ elif what == "grown":
         sys.exit(1)
 elif what == "same":
     compare(*map(Checkpoint, folders))
+else:
+    sys.exit(f"{what}: unknown\n{__doc__}")

@@ -381,6 +381,7 @@ static void dry_run_takes_any_layout(void **state) {
         assert_int_equal(generate(1, options), 0);
         says(printed, "layout     1 model + 4 attention = 5 ranks, heads=2,sequences=2 (started "
                       "now: 1)\n");
+        says(printed, "wire       mpi, taking all ranks to be on this host\n");
         says(printed, "1024 tokens an owner of sequences, 2048 in all");
         /* 2 slots x 256 rows x (Q and OUT of 6 heads, K and V of 2) x 40 x 4 bytes, as values and
          * as messages: 2.5 MiB; for each row and head two states of 64 floats: 1.5; 2 threads'
@@ -392,6 +393,7 @@ static void dry_run_takes_any_layout(void **state) {
     }
     assert_int_equal(generate(3, "--dry-run -i good.jsonl"), 0);
     says(printed, "layout     1 model + 2 attention = 3 ranks, heads=2,sequences=1\n");
+    says(printed, "wire       mpi\n");
 }
 
 int main(int argc, char **argv) {

@@ -15,7 +15,10 @@ preset=release
 while [ $# -gt 0 ]; do
     case $1 in
     --no-install) install=no ;;
-    --preset) preset=${2:?--preset needs a name} && shift ;;
+    --preset)
+        preset=$(setup_value "$@")
+        shift
+        ;;
     -h | --help) setup_help tests/run.sh ;;
     *) break ;;
     esac

@@ -6,6 +6,8 @@
  */
 #include "choose.h"
 
+#include "log.h"
+
 const struct wire_ops *const *choose_wires(int *n) {
     static const struct wire_ops *const wires[] = {&wire_mpi, &wire_nccl, &wire_device};
     *n = (int)(sizeof wires / sizeof *wires);
@@ -24,24 +26,44 @@ bool choose_may_use_gpu(const struct options *options, enum role role) {
     return wish_of(options, is_model(options, role)) != DEVICE_WISH_CPU && device_cuda.count() > 0;
 }
 
-const struct device_ops *choose_device_ops(const struct options *options, enum role role, bool own,
+const struct device_ops *choose_device_ops(const struct options *options, enum role role,
+                                           const struct device_options *device, bool own,
                                            struct fault *fault) {
-    bool model = is_model(options, role), here = device_cuda.count() > 0;
+    bool model = is_model(options, role);
     enum device_wish wish = wish_of(options, model);
-    if (wish == DEVICE_WISH_CUDA && !here)
-        fault_user(fault,
-                   "--%s-device cuda: no GPU is visible, or this lamina was built without CUDA "
-                   "(cmake --preset cuda)",
-                   model ? "model" : "attention");
-    bool gpu = here && (wish == DEVICE_WISH_CUDA || (wish == DEVICE_WISH_AUTO && own));
-    return gpu ? &device_cuda : &device_cpu;
+    struct fault why = {0};
+    if (wish == DEVICE_WISH_CPU || (wish == DEVICE_WISH_AUTO && !own)) return &device_cpu;
+    if (device_cuda.available(device, &why)) return &device_cuda;
+    if (wish == DEVICE_WISH_CUDA) {
+        fault_user(fault, "--%s-device cuda: %s", model ? "model" : "attention", why.text);
+    } else {
+        log_warning("%s: the CPU computes instead", why.text);
+    }
+    return &device_cpu;
+}
+
+/* What was named; NULL for auto. */
+static const struct wire_ops *find_wire(enum wire_wish wish) {
+    static const struct wire_ops *const wires[] = {[WIRE_WISH_AUTO] = NULL,
+                                                   [WIRE_WISH_MPI] = &wire_mpi,
+                                                   [WIRE_WISH_NCCL] = &wire_nccl,
+                                                   [WIRE_WISH_DEVICE] = &wire_device};
+    return wires[wish];
 }
 
 const struct wire_ops *choose_wire_ops(const struct options *options, struct wire_ground ground,
                                        struct fault *fault) {
-    const struct wire_ops *wire = options->wire == WIRE_WISH_NCCL ? &wire_nccl : &wire_device;
-    if (options->wire == WIRE_WISH_MPI) return &wire_mpi;
-    if (options->wire == WIRE_WISH_AUTO) {
+    const struct wire_ops *wire = find_wire(options->wire);
+    if (ground.alone) {
+        if (wire)
+            fault_user(fault,
+                       "--wire %s needs attention ranks, and there are none: start more MPI ranks, "
+                       "or leave it out",
+                       wire->name);
+        return NULL;
+    }
+    if (wire == &wire_mpi) return wire;
+    if (!wire) {
         if (ground.gpus != GPUS_OWN) return &wire_mpi;
         if (ground.one_host && ground.device) return &wire_device;
         return ground.nccl ? &wire_nccl : &wire_mpi;

@@ -28,7 +28,8 @@ static void choose_device(struct run *run, struct fault *fault) {
     if (choose_may_use_gpu(run->options, topology->role)) device_cuda.identify(&options, id);
     int n_same = topology_count_same(topology, id, sizeof id, "comparison of GPUs",
                                      run->options->deadline_s * PATIENCE);
-    run->device_ops = choose_device_ops(run->options, topology->role, id[0] && n_same == 1, fault);
+    run->device_ops =
+        choose_device_ops(run->options, topology->role, &options, id[0] && n_same == 1, fault);
 }
 
 /* The model's header, and the program made of it. */
@@ -129,7 +130,10 @@ static void choose_wire(struct run *run, struct fault *fault) {
     const struct topology *topology = &run->topology;
     double seconds = run->options->deadline_s * PATIENCE;
     struct fault why = {0};
-    if (topology->n_ranks == 1) return;
+    if (topology->n_ranks == 1) {
+        choose_wire_ops(run->options, (struct wire_ground){.alone = true}, fault);
+        return;
+    }
     struct wire_ground mine = {.gpus = run->device_ops != &device_cuda ? GPUS_NOT_ALL
                                        : run->n_sharing > 1            ? GPUS_SHARED
                                                                        : GPUS_OWN};

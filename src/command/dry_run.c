@@ -108,8 +108,9 @@ static bool choose_devices(struct dry_run *dry, struct fault *fault) {
     dry->rank = check_alloc((size_t)n_ranks(dry), sizeof *dry->rank);
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         enum role role = rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION;
-        dry->rank[rank].device_ops =
-            choose_device_ops(dry->options, role, n_ranks(dry) <= device_cuda.count(), fault);
+        struct device_options device = {.index = rank};
+        dry->rank[rank].device_ops = choose_device_ops(dry->options, role, &device,
+                                                       n_ranks(dry) <= device_cuda.count(), fault);
     }
     return fault->kind == FAULT_NONE;
 }
@@ -163,12 +164,19 @@ static bool as_started(const struct dry_run *dry) {
     return n_ranks(dry) == dry->topology.n_ranks;
 }
 
-/* As compose.c does, with all ranks on this host. Ranks are taken to have a GPU each where that
- * cannot be seen from here: in a layout that was not started, or where one GPU is visible, which
- * may be another for each. */
+/* Whether other hosts are known to take part; a layout that was not started may be meant for them.
+ */
+static bool several_hosts(const struct dry_run *dry) {
+    return as_started(dry) && dry->topology.n_local < dry->topology.n_ranks;
+}
+
+/* As compose.c does, with devices and memory of this host for all ranks. Ranks are taken to have a
+ * GPU each where that cannot be seen from here: in a layout that was not started, or where one GPU
+ * is visible, which may be another for each. */
 static void choose_wire(struct dry_run *dry, struct fault *fault) {
     bool tells = as_started(dry) && device_cuda.count() > 1;
-    struct wire_ground ground = {.gpus = GPUS_OWN, .one_host = true};
+    struct wire_ground ground = {
+        .alone = n_ranks(dry) == 1, .gpus = GPUS_OWN, .one_host = !several_hosts(dry)};
     ground.nccl = wire_nccl.available(&device_cuda, &(struct fault){0});
     ground.device = wire_device.available(&device_cuda, &(struct fault){0});
     for (int rank = 0; rank < n_ranks(dry); rank++) {
@@ -177,7 +185,7 @@ static void choose_wire(struct dry_run *dry, struct fault *fault) {
         for (int other = 0; other < rank && ground.gpus == GPUS_OWN && tells; other++)
             if (strcmp(dry->rank[other].device_id, mine->device_id) == 0) ground.gpus = GPUS_SHARED;
     }
-    if (n_ranks(dry) > 1) dry->wire_ops = choose_wire_ops(dry->options, ground, fault);
+    dry->wire_ops = choose_wire_ops(dry->options, ground, fault);
 }
 
 /* KV pages by the memory of this host, as a run here would have them; where not one fits, all that
@@ -345,6 +353,15 @@ static void print_requests(const struct dry_run *dry) {
            (long long)dry->longest_sequence, dry->limits.context);
 }
 
+/* What carries messages, and what was taken to be so, because it cannot be seen from here. */
+static void print_wire(const struct dry_run *dry) {
+    if (!dry->wire_ops) return;
+    printf("wire       %s%s\n", dry->wire_ops->name,
+           several_hosts(dry) ? ", taking the other hosts to be as this one"
+           : as_started(dry)  ? ""
+                              : ", taking all ranks to be on this host");
+}
+
 static void print_layout(const struct dry_run *dry) {
     const struct layout *layout = &dry->layout;
     const struct batch_limits *limits = &dry->limits;
@@ -359,6 +376,7 @@ static void print_layout(const struct dry_run *dry) {
     printf("batch      %d slot%s of %d sequences, %d rows a step, context %d, KV %s\n",
            limits->n_slots, limits->n_slots == 1 ? "" : "s", limits->max_batch, limits->max_rows,
            limits->context, kv_type_name(dry->options->kv_type));
+    print_wire(dry);
     int64_t tokens = (int64_t)limits->n_pages * PAGE_TOKENS;
     printf("KV cache   %lld tokens an owner of sequences, %lld in all; the longest sequence fits "
            "%lld times\n",
@@ -393,16 +411,17 @@ static void print_room(const struct dry_run *dry, const char *memory_of) {
 static void print_memory(const struct dry_run *dry) {
     char weights[PROGRESS_TEXT_BYTES], work[PROGRESS_TEXT_BYTES], kv[PROGRESS_TEXT_BYTES],
         all[PROGRESS_TEXT_BYTES], share[REPORT_SHARE_BYTES];
-    printf("\n%4s  %-9s  %10s  %22s  %10s  %10s  %s\n", "rank", "role", "weights",
+    printf("\n%4s  %-9s  %-6s  %10s  %22s  %10s  %10s  %s\n", "rank", "role", "device", "weights",
            "activations + messages", "KV", "in all", "holds");
     for (int rank = 0; rank < n_ranks(dry); rank++) {
         struct budget budget = budget_of(dry, rank);
         int64_t kv_bytes = budget.page_bytes * dry->limits.n_pages;
         int64_t bytes = budget.weight_bytes + budget.work_bytes + kv_bytes;
-        printf("%4d  %-9s  %10s  %22s  %10s  %10s  %s\n", rank,
+        printf("%4d  %-9s  %-6s  %10s  %22s  %10s  %10s  %s\n", rank,
                role_name(rank < dry->layout.model_ranks ? ROLE_MODEL : ROLE_ATTENTION),
-               progress_size(weights, budget.weight_bytes), progress_size(work, budget.work_bytes),
-               progress_size(kv, kv_bytes), progress_size(all, bytes),
+               dry->rank[rank].device_ops->name, progress_size(weights, budget.weight_bytes),
+               progress_size(work, budget.work_bytes), progress_size(kv, kv_bytes),
+               progress_size(all, bytes),
                report_share(share, &dry->layout, dry->service.n_kv_heads, rank));
     }
     printf("\n");

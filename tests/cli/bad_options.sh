@@ -40,11 +40,15 @@ refused '--resume needs files' --resume -o -
 refused '--model-width is not built yet' --model-width 2
 refused '--model-ranks 2 is not built yet' --model-ranks 2
 if [ ! -e /dev/nvidia0 ]; then
-    refused '--model-device cuda: no GPU is visible' --model-device cuda
-    refused '--model-device cuda: no GPU is visible' --model-device cuda --dry-run
-    refused '--attention-device cuda: no GPU is visible' --attention-device cuda --attention-ranks 3 --dry-run
-    expect 2 '--attention-device cuda: no GPU is visible' "$LAMINA" bench attention --attention-device cuda
-    expect 2 '--attention-device cuda: no GPU is visible' "$MPIRUN" -n 2 "$LAMINA" bench wire --attention-device cuda
+    why='no GPU is visible: '
+    if "$LAMINA" --version | grep -qx 'CUDA   not built'; then
+        why='this lamina was built without CUDA (cmake --preset cuda)'
+    fi
+    refused "--model-device cuda: $why" --model-device cuda
+    refused "--model-device cuda: $why" --model-device cuda --dry-run
+    refused "--attention-device cuda: $why" --attention-device cuda --attention-ranks 3 --dry-run
+    expect 2 "--attention-device cuda: $why" "$LAMINA" bench attention --attention-device cuda
+    expect 2 "--attention-device cuda: $why" "$MPIRUN" -n 2 "$LAMINA" bench wire --attention-device cuda
 fi
 refused '--groups is not built yet' --groups 2
 refused '--slots 3 is not built yet' --slots 3
@@ -75,6 +79,11 @@ refused_late 'holds no page of 64 tokens' --kv-tokens 63
 refused_late 'holds no page of 64 tokens' --kv-memory 1K
 refused_late '--partition heads=2,sequences=1 needs attention ranks' --partition heads=2
 refused_late '--attention-ranks 2' --attention-ranks 2
+for wire in mpi nccl device; do
+    refused_late "--wire $wire needs attention ranks, and there are none" --wire $wire
+    refused "--wire $wire needs attention ranks, and there are none" --wire $wire --dry-run
+    expect 2 "--wire $wire needs attention ranks" "$LAMINA" bench step -m tiny.gguf --batch 1 --length 8 --wire $wire
+done
 refused_late 'chat template "nonesuch" is not known' --chat-template nonesuch
 if ! grep -qw avx512bw /proc/cpuinfo; then
     refused_late '--cpu-isa avx512: this processor has no' --cpu-isa avx512

@@ -16,6 +16,14 @@ for ((number = 1; number <= n_requests; number++)); do
 done >in.jsonl
 expect 0 '' "${one[@]}" -i in.jsonl -o undisturbed.jsonl
 
+# A disk that is slower than ranks are patient (30 times their deadline), at a stop: all wait for it, and the
+# rest of this test goes on meanwhile.
+env LD_PRELOAD="$BAD_RENAME" BAD_RENAME_STALL=70 "${three[@]}" --deadline 2 \
+    -i in.jsonl -o slow.jsonl --checkpoint slow_kept 2>slow_stderr &
+slow=$!
+check "answers come" try_until 120 has_lines 3 slow.jsonl
+kill -USR1 $slow
+
 # The first manifest tells what the job will write; the second is of its first checkpoint.
 killed() { # FAULT N: FAULT from the third manifest on, killed in the attempt whose progress is the N-th
     rm -rf out.jsonl* kept
@@ -24,11 +32,12 @@ killed() { # FAULT N: FAULT from the third manifest on, killed in the attempt wh
     ended 137 "$1, killed at progress $2" $?
 }
 
-goes_on() {
-    expect 0 'go on where they stopped' "${one[@]}" -i in.jsonl -o out.jsonl --resume --checkpoint kept --restore kv
-    check "every request is answered once: $*" has_each_once out.jsonl $n_requests
-    check "as if undisturbed: $*" same_answers out.jsonl undisturbed.jsonl
-    check "nothing is left in the folder: $*" [ -z "$(ls kept)" ]
+goes_on() { # WHAT [OUTPUT FOLDER]
+    local output=${2:-out.jsonl} folder=${3:-kept}
+    expect 0 'go on where they stopped' "${one[@]}" -i in.jsonl -o "$output" --resume --checkpoint "$folder" --restore kv
+    check "every request is answered once: $1" has_each_once "$output" $n_requests
+    check "as if undisturbed: $1" same_answers "$output" undisturbed.jsonl
+    check "nothing is left in the folder: $1" [ -z "$(ls "$folder")" ]
 }
 
 for n in 3 5; do
@@ -42,17 +51,12 @@ for n in 3 5; do
     goes_on "the answer lost, $n"
 done
 
-# A disk that is slower than ranks are patient (30 times their deadline), at a stop: all wait for it.
-rm -rf out.jsonl* kept
-env LD_PRELOAD="$BAD_RENAME" BAD_RENAME_STALL=70 "${three[@]}" --deadline 2 \
-    -i in.jsonl -o out.jsonl --checkpoint kept 2>stderr &
-job=$!
-check "answers come" try_until 120 has_lines 3 out.jsonl
-kill -USR1 $job
-check "the job stops" try_until 200 has_ended $job
-wait $job
-ended 75 'stopped with a slow disk' $?
+check "the job stops" try_until 200 has_ended $slow
+wait $slow
+code=$?
+cp slow_stderr stderr
+ended 75 'stopped with a slow disk' $code
 says 'checkpoint 1:'
-goes_on 'a slow disk'
+goes_on 'a slow disk' slow.jsonl slow_kept
 
 scene_end

@@ -7,6 +7,7 @@
 #undef device_cuda
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "kernel_cache.h"
 
@@ -18,6 +19,14 @@ static const char *version(void) {
 
 static int count(void) {
     return 1;
+}
+
+/* LATE_CAPABILITY: this lamina has no code for the device, whose compute capability is that. */
+static bool available(const struct device_options *options, struct fault *fault) {
+    const char *capability = getenv("LATE_CAPABILITY");
+    (void)options;
+    if (!capability) return true;
+    return fault_user(fault, "late 0 has compute capability %s", capability);
 }
 
 static void identify(const struct device_options *options, char id[DEVICE_ID_BYTES]) {
@@ -54,6 +63,7 @@ __attribute__((constructor)) static void fill_in(void) {
     device_cuda = late_device();
     device_cuda.version = version;
     device_cuda.count = count;
+    device_cuda.available = available;
     device_cuda.open = open_and_keep;
     device_cuda.identify = identify;
     device_cuda.locate = locate;

@@ -20,6 +20,8 @@ run_tokens=$(sed -n 's/.*tokens = \([0-9]*\) tokens an owner.*/\1/p' stderr)
 expect 0 '' "${late[@]}" --attention-device cuda --dry-run
 dry_tokens=$(sed -n 's/^KV cache *\([0-9]*\) tokens an owner.*/\1/p' stdout)
 check "the dry run has the same KV tokens" [ "${run_tokens:-none}" = "${dry_tokens:-no}" ]
+check "the dry run tells which rank computes on what" grep -qE '^ +1 +attention +late ' stdout
+check "and of the model rank" grep -qE '^ +0 +model +cpu ' stdout
 check "the dry run tells of the device" grep -q '28.8 MiB a rank .*free on the device' stdout
 check "and of the host" grep -q 'a rank when all run on this host (.*enough' stdout
 
@@ -36,6 +38,19 @@ check "nothing was written" [ ! -e no.jsonl ]
 expect 0 'values are in host memory' "${late[@]}" -o auto.jsonl
 expect 0 '' "${one[@]}" -i in.jsonl -o one.jsonl
 check "auto is the CPU" same_answers auto.jsonl one.jsonl
+
+# So it is where there is no code for the GPU, with a warning; asked for, it is refused.
+export LATE_CAPABILITY=8.0
+expect 0 '[rank 1 attention] warning: late 0 has compute capability 8.0: the CPU computes instead' "$MPIRUN" -n 2 "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl -o old.jsonl --model-device cpu
+said_once 'the CPU computes instead'
+check "a GPU without code is left" same_answers old.jsonl one.jsonl
+expect 0 'late 0 has compute capability 8.0: the CPU computes instead' "$LAMINA_LATE" generate -m tiny.gguf -i in.jsonl --dry-run
+for dry in '' --dry-run; do
+    expect 2 '--attention-device cuda: late 0 has compute capability 8.0' "${late[@]}" -o no.jsonl --attention-device cuda $dry
+    said_once lamina:
+done
+check "nothing was written" [ ! -e no.jsonl ]
+unset LATE_CAPABILITY
 
 # What a GPU finds by timing is kept where the environment says, unless that is not wanted.
 check "choices are kept, in one file" [ "$(find caches -type f -path 'caches/lamina/kernels-*' | wc -l)" -eq 1 ]
