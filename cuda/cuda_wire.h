@@ -33,8 +33,11 @@ bool nccl_group_open(struct ncclComm **comm, const struct wire_options *options,
                      struct fault *fault);
 /* Collective; NULL does nothing. */
 void nccl_group_close(struct ncclComm *comm, const struct wire_options *options);
-/* Wait until a call that returned `result` is done, for NCCL's calls do not block here. `what`
- * names it where it fails or takes longer than the deadline, which ends the job. */
+/* Wait until a call that returned `result` is done, for NCCL's calls do not block here; returns
+ * what came of it. `what` names it where it takes longer than the deadline, which ends the job. */
+int nccl_await(struct ncclComm *comm, int result, const struct wire_options *options,
+               const char *what);
+/* Likewise, and a failure ends the job too. */
 void nccl_finish(struct ncclComm *comm, int result, const struct wire_options *options,
                  const char *what);
 
@@ -42,14 +45,30 @@ void nccl_finish(struct ncclComm *comm, int result, const struct wire_options *o
 
 /* Zeroed memory of each rank's GPU, reached by kernels of all ranks. Where each rank has a GPU of
  * its own these are windows of NCCL (nccl_device.h, LSA: loads and stores inside an NVLink domain);
- * ranks that share a GPU, as in tests, where NCCL refuses, reach each other by CUDA IPC. */
+ * ranks that share a GPU, as in tests, where NCCL refuses, reach each other by CUDA IPC. Ranks
+ * outside the domain, on other hosts, are *far*: NCCL's GIN puts messages into their memory over
+ * RDMA, out of this rank's own. */
 struct window;
 
-/* Collective; every rank says how many bytes of its own it wants. A fault names what is missing. */
+struct window_size {
+    size_t n_bytes;      /* that a rank wants of its own */
+    size_t outbox_bytes; /* ditto behind them, to put from, where some rank of the job is far */
+    int n_signals;       /* counts of puts that have come, of each rank; the same on all */
+};
+
+/* Collective. A fault names what is missing: GIN, say, where there are far ranks. */
 bool window_open(struct window **window, struct device *device, const struct wire_options *options,
-                 size_t n_bytes, struct fault *fault);
-/* Where kernels of this rank find the memory of `rank`. */
+                 const struct window_size *size, struct fault *fault);
+/* Where kernels of this rank find the memory of `rank`. NULL: it is far. */
 unsigned char *window_of(const struct window *window, int rank);
+struct message_call;
+/* Enqueue on the compute stream, where a rank has far peers: behind message_scatter, the puts of
+ * the call's messages to far peers; before message_gather, a wait for those from far peers. Both
+ * take what they need from the call's table. */
+void window_put(const struct window *window, struct device *device,
+                const struct message_call *call);
+void window_await(const struct window *window, struct device *device,
+                  const struct message_call *call);
 /* Collective: no rank may use it any more. */
 void window_close(struct window *window);
 

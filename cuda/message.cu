@@ -5,8 +5,6 @@
  */
 #include "message.h"
 
-enum { POLLS = 256 /* between two looks at the clock */ };
-
 template <int BYTES> struct alignas(BYTES) few { uint32_t at[BYTES / 4]; };
 
 /* What a block of the grid works for: a piece of the call, as it lies in the value, and its number
@@ -112,27 +110,6 @@ __device__ inline uint32_t acquire_flag(const uint32_t *flag) {
     return epoch;
 }
 
-/* Between two polls of a wait that began at *begin_ns (0: now). False: wait no longer. */
-__device__ bool go_on(const struct message_call &call, const struct piece &piece, unsigned n_polls,
-                      int64_t *begin_ns) {
-    if (n_polls % POLLS != 0) return true;
-    int64_t now = device_now_ns();
-    if (*begin_ns == 0) *begin_ns = now;
-    if (*(volatile int32_t *)&call.notes->n_expired) return false;
-    if (now - *begin_ns < call.deadline_ns) return true;
-    if (atomicAdd(&call.notes->n_expired, 1) == 0) {
-        volatile struct told *told = call.told;
-        told->message = call.message;
-        told->slot = call.slot;
-        told->layer = call.layer;
-        told->lane = call.lane;
-        told->peer = piece.peer;
-        __threadfence_system();
-        told->is_expired = 1;
-    }
-    return false;
-}
-
 template <int UNIT>
 __device__ void send_flagged(const struct share &share) {
     const struct piece &piece = share.piece;
@@ -184,6 +161,7 @@ template <int UNIT> __device__ void send_bulk(const struct share &share) {
             struct few<BYTES> word = load_word<BYTES, UNIT>(share, group * GROUP_BYTES + at);
             *(struct few<BYTES> *)(piece.bulk + (size_t)place * GROUP_BYTES + at) = word;
         }
+        if (!piece.flag) continue; /* a put will take it from here */
         __syncthreads();
         if (threadIdx.x == 0) {
             __threadfence_system();
@@ -204,7 +182,7 @@ __device__ void take_bulk(const struct message_call &call, const struct share &s
         if (threadIdx.x == 0) {
             unsigned n_polls = 0;
             do {
-                here = acquire_flag(&piece.flag[place]) == share.epoch;
+                here = !piece.flag || acquire_flag(&piece.flag[place]) == share.epoch;
             } while (!here && go_on(call, piece, n_polls++, &begin_ns));
         }
         __syncthreads();

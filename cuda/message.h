@@ -10,10 +10,11 @@
 #include "cuda_wire.h"
 
 enum {
-    CELL_BYTES = 8,         /* of payload in 16 bytes of a flagged place */
-    GROUP_BYTES = 1 << 14,  /* of a bulk place */
-    MESSAGE_THREADS = 512,  /* of a block of the grid */
-    MESSAGE_CELLS = 2,      /* that a thread takes at once */
+    CELL_BYTES = 8,        /* of payload in 16 bytes of a flagged place */
+    GROUP_BYTES = 1 << 14, /* of a bulk place */
+    MESSAGE_THREADS = 512, /* of a block of the grid */
+    MESSAGE_CELLS = 2,     /* that a thread takes at once */
+    MESSAGE_POLLS = 256,   /* between two looks at the clock */
 };
 
 /* A block of a fan on its way. */
@@ -22,8 +23,11 @@ struct piece {
     unsigned row_bytes, n_bytes;      /* of the block */
     unsigned first_cell, first_group; /* of the message, where the block begins */
     unsigned char *flagged, *bulk;    /* the message's parts; one of them NULL */
-    uint32_t *flag;                   /* (groups) of the bulk part */
+    uint32_t *flag;                   /* (groups) of the bulk part; NULL: the peer is far */
     int32_t peer;
+    /* The whole message to or from a far peer, in the first of its pieces; else 0 bytes. */
+    unsigned put_bytes, signal; /* which counts the puts, on the receiver */
+    size_t put_from, put_to;    /* in the sender's window, in the receiver's */
 };
 
 /* The pieces of a message. */
@@ -71,6 +75,27 @@ void message_gather(struct device *device, unsigned n_blocks, const struct messa
  * holds. */
 __host__ __device__ inline uint32_t epoch_at(uint64_t first, uint64_t layer) {
     return (uint32_t)(1 + (first + layer) % UINT32_MAX);
+}
+
+/* Between two polls of a wait that began at *begin_ns (0: now). False: wait no longer. */
+__device__ inline bool go_on(const struct message_call &call, const struct piece &piece,
+                             unsigned n_polls, int64_t *begin_ns) {
+    if (n_polls % MESSAGE_POLLS != 0) return true;
+    int64_t now = device_now_ns();
+    if (*begin_ns == 0) *begin_ns = now;
+    if (*(volatile int32_t *)&call.notes->n_expired) return false;
+    if (now - *begin_ns < call.deadline_ns) return true;
+    if (atomicAdd(&call.notes->n_expired, 1) == 0) {
+        volatile struct told *told = call.told;
+        told->message = call.message;
+        told->slot = call.slot;
+        told->layer = call.layer;
+        told->lane = call.lane;
+        told->peer = piece.peer;
+        __threadfence_system();
+        told->is_expired = 1;
+    }
+    return false;
 }
 
 #endif

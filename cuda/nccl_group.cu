@@ -29,8 +29,8 @@ bool nccl_available(struct fault *fault) {
                       nccl_version(), NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH);
 }
 
-void nccl_finish(struct ncclComm *comm, int result, const struct wire_options *options,
-                 const char *what) {
+int nccl_await(struct ncclComm *comm, int result, const struct wire_options *options,
+               const char *what) {
     struct deadline deadline = clock_deadline(options->deadline_s);
     ncclResult_t state = (ncclResult_t)result;
     while (state == ncclInProgress) {
@@ -42,6 +42,12 @@ void nccl_finish(struct ncclComm *comm, int result, const struct wire_options *o
         struct timespec pause = {0, 20000};
         nanosleep(&pause, NULL);
     }
+    return (int)state;
+}
+
+void nccl_finish(struct ncclComm *comm, int result, const struct wire_options *options,
+                 const char *what) {
+    ncclResult_t state = (ncclResult_t)nccl_await(comm, result, options, what);
     if (state != ncclSuccess)
         check_fail("NCCL: %s: %s (%s)", what, ncclGetErrorString(state), ncclGetLastError(comm));
 }

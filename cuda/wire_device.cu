@@ -12,6 +12,14 @@
  *   bulk     groups of 16 KiB, each with a flag that is released when the group is written; the blocks
  *            of the receiving kernel wait for the flags of their own groups.
  *
+ * A peer that loads and stores do not reach is *far*: the packing kernel writes to this rank's
+ * outbox, a second one has NCCL put the message from there into its place, and the receiver's first
+ * kernel waits for the signal that counts puts, before the other unpacks (window.cu). The blocks of
+ * the message stand one behind another where the flagged part would be, or the bulk part if
+ * messages of its kind may be that large, and have no flags. The outbox needs no word of its own
+ * either: the peer replies when the message has come, so it has been read by then, and it is packed
+ * again behind the reply.
+ *
  * An epoch follows from the step and the layer, so that what an earlier message left never looks like
  * this one, and both ends know it without counting; 0 is what a new window holds and no epoch. Which
  * blocks a message has, where they go and the step's first epoch stand in a table of the slot that
@@ -47,11 +55,13 @@ struct port {
     int peer;
     enum element element;
     size_t most_bytes;
-    size_t place; /* in the receiver's window */
+    size_t place;    /* in the receiver's window */
+    unsigned signal; /* of the receiver, that counts it where it is put */
+    size_t outbox;   /* in the sender's window, where it is put from */
     /* of the message that is being laid out */
-    size_t n_bytes;
+    size_t n_bytes, put_bytes;
     int n_blocks;
-    unsigned cell, group; /* where the next block begins */
+    unsigned cell, group, put; /* where the next block begins */
 };
 
 /* The messages of a slot's step, as they lie in the table: its members one behind another. */
@@ -70,6 +80,7 @@ struct wire {
     struct port *receive, *send; /* (n_slots, n_incoming), (n_slots, n_outgoing) */
     struct table *table;         /* (n_slots) */
     int n_lanes, n_lists, most_pieces; /* of a table */
+    bool has_far;                /* peers */
     struct told *told;           /* pinned */
     struct notes *notes;         /* on the device */
 };
@@ -94,8 +105,10 @@ static struct parts parts_of(size_t most_bytes) {
     return parts;
 }
 
+/* Which peers are far is known when NCCL is open: memory is counted as if all were. */
 static size_t message_bytes(size_t most_bytes, bool comes) {
-    return comes ? parts_of(most_bytes).end : 0;
+    (void)comes;
+    return parts_of(most_bytes).end;
 }
 
 static bool available(const struct device_ops *device_ops, struct fault *fault) {
@@ -129,6 +142,11 @@ static size_t lay_out(const struct wire *wire, struct notice *notice) {
     return end;
 }
 
+/* Of message `at` that a rank expects in a slot. */
+static unsigned signal_of(const struct wire_options *options, int at, int slot) {
+    return (unsigned)(at * options->n_slots + slot);
+}
+
 static void open_receives(struct wire *wire, const struct notice *notice) {
     const struct wire_options *options = &wire->options;
     int n = options->n_incoming;
@@ -140,7 +158,8 @@ static void open_receives(struct wire *wire, const struct notice *notice) {
         for (int slot = 0; slot < options->n_slots; slot++)
             wire->receive[slot * n + at] = (struct port){
                 in->peer, in->element, in->most_bytes,
-                (size_t)(notice[at].place + (uint64_t)slot * notice[at].slot_bytes)};
+                (size_t)(notice[at].place + (uint64_t)slot * notice[at].slot_bytes),
+                signal_of(options, at, slot)};
     }
 }
 
@@ -155,21 +174,36 @@ static const struct notice *find_notice(const struct notice *notice, int n,
                message_name(out->message), out->most_bytes, rank);
 }
 
-static void open_sends(struct wire *wire, const struct notice *all, int n_notices) {
+/* The outbox begins at byte `outbox` of this rank's window. Returns its end. */
+static size_t open_sends(struct wire *wire, const struct notice *all, int n_notices,
+                         size_t outbox) {
     const struct wire_options *options = &wire->options;
     int n = options->n_outgoing;
     ports_open(&wire->outgoing, options->topology->n_ranks, n);
     wire->send = (struct port *)check_alloc((size_t)(options->n_slots * n) + 1, sizeof(struct port));
     for (int at = 0; at < n; at++) {
         const struct outgoing *out = &options->outgoing[at];
-        const struct notice *notice = find_notice(all + (size_t)out->peer * (size_t)n_notices,
-                                                  n_notices, out, options->topology->rank);
+        const struct notice *of_peer = all + (size_t)out->peer * (size_t)n_notices;
+        const struct notice *notice =
+            find_notice(of_peer, n_notices, out, options->topology->rank);
         ports_put(&wire->outgoing, out->message, out->lane, out->peer, at);
-        for (int slot = 0; slot < options->n_slots; slot++)
+        for (int slot = 0; slot < options->n_slots; slot++) {
             wire->send[slot * n + at] = (struct port){
                 out->peer, out->element, out->most_bytes,
-                (size_t)(notice->place + (uint64_t)slot * notice->slot_bytes)};
+                (size_t)(notice->place + (uint64_t)slot * notice->slot_bytes),
+                signal_of(options, (int)(notice - of_peer), slot), outbox};
+            outbox += parts_of(out->most_bytes).end;
+        }
     }
+    return outbox;
+}
+
+static bool has_far(const struct wire *wire) {
+    for (int at = 0; at < wire->options.n_incoming; at++)
+        if (!window_of(wire->window, wire->receive[at].peer)) return true;
+    for (int at = 0; at < wire->options.n_outgoing; at++)
+        if (!window_of(wire->window, wire->send[at].peer)) return true;
+    return false;
 }
 
 /* The most messages that any rank expects. */
@@ -248,11 +282,13 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
     struct notice *own = (struct notice *)check_alloc((size_t)n, sizeof *own);
     struct notice *all = (struct notice *)check_alloc(
         (size_t)n * (size_t)options->topology->n_ranks, sizeof *all);
-    size_t slot_bytes = lay_out(wire, own);
+    struct window_size size = {};
+    size.n_bytes = (size_t)options->n_slots * lay_out(wire, own);
+    size.n_signals = n * options->n_slots;
     topology_share(options->topology, own, (size_t)n * sizeof *own, all, "places of messages",
                    options->deadline_s);
     open_receives(wire, own);
-    open_sends(wire, all, n);
+    size.outbox_bytes = open_sends(wire, all, n, size.n_bytes) - size.n_bytes;
     free(own);
     free(all);
     open_tables(wire);
@@ -262,8 +298,9 @@ static bool open(struct wire **opened, const struct wire_options *options, struc
     CHECK_CUDA(cudaMemset(wire->notes, 0, sizeof *wire->notes));
     wire->options.incoming = NULL;
     wire->options.outgoing = NULL;
-    return window_open(&wire->window, options->device, options,
-                       (size_t)options->n_slots * slot_bytes, fault);
+    bool good = window_open(&wire->window, options->device, options, &size, fault);
+    wire->has_far = good && has_far(wire);
+    return good;
 }
 
 /* ---- a step begins ------------------------------------------------------------------------------
@@ -296,18 +333,25 @@ static struct port *port_of(const struct direction *direction, struct address ad
     return &direction->port[ports_find(direction->ports, address, block->peer)];
 }
 
+/* As a block takes them in a put: the next begins at a word that kernels store at once. */
+static size_t whole_words(size_t n_bytes) {
+    return (n_bytes + sizeof(uint4) - 1) / sizeof(uint4) * sizeof(uint4);
+}
+
 /* Bytes of the message to each peer, which choose its protocol. */
 static void count_bytes(const struct direction *direction, struct address address,
                         const struct fan *fan) {
     for (int at = 0; at < fan->n_blocks; at++) {
         struct port *port = port_of(direction, address, &fan->block[at]);
-        port->n_bytes = 0;
+        port->n_bytes = port->put_bytes = 0;
         port->n_blocks = 0;
-        port->cell = port->group = 0;
+        port->cell = port->group = port->put = 0;
     }
     for (int at = 0; at < fan->n_blocks; at++) {
         struct port *port = port_of(direction, address, &fan->block[at]);
-        port->n_bytes += block_bytes(&fan->block[at], port->element);
+        size_t n_bytes = block_bytes(&fan->block[at], port->element);
+        port->n_bytes += n_bytes;
+        port->put_bytes += whole_words(n_bytes);
         port->n_blocks += 1;
         REQUIRE(port->n_bytes <= port->most_bytes && port->n_blocks <= WIRE_MOST_BLOCKS,
                 "%zu bytes of %s in %d blocks, at most %zu in %d", port->n_bytes,
@@ -315,25 +359,45 @@ static void count_bytes(const struct direction *direction, struct address addres
     }
 }
 
-static struct piece piece_of(const struct wire *wire, const struct direction *direction,
-                             const struct block *block, struct port *port) {
+/* The piece in the peer's window, or where it comes in this rank's. */
+static void place_near(const struct wire *wire, const struct direction *direction,
+                       struct port *port, struct piece *piece) {
     struct parts parts = parts_of(port->most_bytes);
     int owner = direction->comes ? wire->options.topology->rank : port->peer;
     unsigned char *place = window_of(wire->window, owner) + port->place;
     bool flagged = port->n_bytes <= FLAGGED_MOST;
+    piece->first_cell = port->cell;
+    piece->first_group = port->group;
+    piece->flagged = flagged ? place : NULL;
+    piece->bulk = flagged ? NULL : place + parts.bulk;
+    piece->flag = (uint32_t *)(place + parts.flags);
+    port->cell += (piece->n_bytes + CELL_BYTES - 1) / CELL_BYTES;
+    port->group += (piece->n_bytes + GROUP_BYTES - 1) / GROUP_BYTES;
+}
+
+/* The piece of a far peer, in this rank's window either way. */
+static void place_far(const struct wire *wire, const struct direction *direction,
+                      struct port *port, struct piece *piece) {
+    size_t part = port->most_bytes > FLAGGED_MOST ? parts_of(port->most_bytes).bulk : 0;
+    unsigned char *own = window_of(wire->window, wire->options.topology->rank);
+    piece->bulk = own + (direction->comes ? port->place : port->outbox) + part + port->put;
+    piece->put_bytes = port->put == 0 ? (unsigned)port->put_bytes : 0;
+    piece->signal = port->signal;
+    piece->put_from = port->outbox + part;
+    piece->put_to = port->place + part;
+    port->put += (unsigned)whole_words(piece->n_bytes);
+}
+
+static struct piece piece_of(const struct wire *wire, const struct direction *direction,
+                             const struct block *block, struct port *port) {
     struct piece piece = {};
     piece.row = block->row;
     piece.column = block->column;
     piece.row_bytes = (unsigned)((size_t)block->n_columns * element_bytes(port->element));
     piece.n_bytes = piece.row_bytes * (unsigned)block->n_rows;
-    piece.first_cell = port->cell;
-    piece.first_group = port->group;
-    piece.flagged = flagged ? place : NULL;
-    piece.bulk = flagged ? NULL : place + parts.bulk;
-    piece.flag = (uint32_t *)(place + parts.flags);
     piece.peer = port->peer;
-    port->cell += (piece.n_bytes + CELL_BYTES - 1) / CELL_BYTES;
-    port->group += (piece.n_bytes + GROUP_BYTES - 1) / GROUP_BYTES;
+    bool far = !window_of(wire->window, port->peer);
+    (far ? place_far : place_near)(wire, direction, port, &piece);
     return piece;
 }
 
@@ -452,9 +516,11 @@ static size_t carry(struct wire *wire, bool comes, struct address address,
     }
     unsigned n_blocks = grid_of(wire, &direction, address, value, list);
     if (comes) {
+        if (wire->has_far) window_await(wire->window, device, &call);
         message_gather(device, n_blocks, &call);
     } else {
         message_scatter(device, n_blocks, &call);
+        if (wire->has_far) window_put(wire->window, device, &call);
     }
     return total;
 }
