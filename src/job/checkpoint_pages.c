@@ -19,6 +19,8 @@
 #include "checkpoint_manifest.h"
 #include "clock.h"
 
+enum { ALIGNMENT = 64 /* of a page in memory */ };
+
 /* ---- the pages of a checkpoint ----------------------------------------------------------------
  */
 
@@ -122,16 +124,16 @@ static unsigned char *begin_buffer(struct checkpoint_pages *pages) {
     int at = pages->given_up ? -1 : pages->n_copied % o->n_buffers;
     pthread_cond_signal(&pages->news);
     pthread_mutex_unlock(&pages->mutex);
-    return at < 0 ? NULL : pages->buffer + (size_t)at * pages->page_bytes;
+    return at < 0 ? NULL : pages->buffer + (size_t)at * pages->buffer_bytes;
 }
 
-static const unsigned char *wait_buffer(struct checkpoint_pages *pages) {
+static unsigned char *wait_buffer(struct checkpoint_pages *pages) {
     pthread_mutex_lock(&pages->mutex);
     while (pages->n_copied == pages->n_written && !pages->given_up)
         pthread_cond_wait(&pages->news, &pages->mutex);
     int at = pages->given_up ? -1 : pages->n_written % pages->options.n_buffers;
     pthread_mutex_unlock(&pages->mutex);
-    return at < 0 ? NULL : pages->buffer + (size_t)at * pages->page_bytes;
+    return at < 0 ? NULL : pages->buffer + (size_t)at * pages->buffer_bytes;
 }
 
 /* One more buffer is filled, or emptied. */
@@ -155,7 +157,7 @@ static void write_file(void *argument) {
     bool good =
         kv_file_create(&file, o->folder, pages->name, &pages->about, pages->n_new, &pages->fault);
     for (int row = 0; row < pages->n_new; row++) {
-        const unsigned char *page = wait_buffer(pages);
+        unsigned char *page = wait_buffer(pages);
         if (!page) {
             good = fault_world(&pages->fault, "%s could not be written within %g s", pages->name,
                                o->patience_s);
@@ -196,14 +198,15 @@ void checkpoint_pages_open(struct checkpoint_pages **opened,
     pages->options = *options;
     pages->layer_bytes = 2 * (size_t)cache->n_kv_heads * PAGE_TOKENS * (size_t)cache->head_dim *
                          element_bytes(cache->element);
-    pages->page_bytes = (size_t)cache->n_layers * pages->layer_bytes;
+    size_t page_bytes = (size_t)cache->n_layers * pages->layer_bytes;
+    pages->buffer_bytes = (page_bytes + KV_FILE_ROOM_BYTES + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     pages->place = check_alloc(n_pages, sizeof *pages->place);
     forget_places(pages);
     pages->index = check_alloc(n_pages, sizeof *pages->index);
     pages->physical = check_alloc(n_pages, sizeof *pages->physical);
     pages->n_uses = check_alloc(n_pages, sizeof *pages->n_uses);
     pages->layer = check_alloc(1, pages->layer_bytes);
-    pages->buffer = check_alloc((size_t)options->n_buffers, pages->page_bytes);
+    pages->buffer = check_alloc((size_t)options->n_buffers, pages->buffer_bytes);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);

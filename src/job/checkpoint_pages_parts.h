@@ -24,8 +24,9 @@ struct page_file {
 
 struct checkpoint_pages {
     struct checkpoint_pages_options options;
-    size_t layer_bytes, page_bytes; /* of a page in one layer, in all */
-    struct page_place *place;       /* (n_pages of the cache) */
+    size_t layer_bytes;       /* of a page in one layer */
+    size_t buffer_bytes;      /* of one in all, and room behind it */
+    struct page_place *place; /* (n_pages of the cache) */
     int n_files;
     struct page_file *file; /* (n_files) */
     unsigned char *layer;   /* (layer_bytes) a page's layer as the cache has it */
@@ -40,7 +41,7 @@ struct checkpoint_pages {
     uint32_t *n_uses;           /* (n_index) how often that was handed out */
     struct kv_older *older;     /* (n_older), names borrowed from file */
 
-    /* between the threads: pages wait in (n_buffers, page_bytes) */
+    /* between the threads: pages wait in (n_buffers, buffer_bytes) */
     unsigned char *buffer;
     pthread_mutex_t mutex;
     pthread_cond_t news;
