@@ -63,7 +63,9 @@ struct device {
     struct device_options options;
     struct device_limits limits;
     int n_processors; /* streaming multiprocessors */
+    int index;        /* among the GPUs that this process sees */
     cudaStream_t stream;
+    cudaStream_t copies; /* read_page's, of any thread */
     struct cuda_rows *rows; /* (n_slots) */
     char description[160];
     struct matmuls *matmuls;     /* matmul.cu's */
@@ -298,6 +300,8 @@ void cuda_read_rows(struct device *device, void *to, enum element as, const stru
 void cuda_write_rows(struct device *device, const struct value *to, struct rectangle part,
                      const void *from, enum element as);
 void cuda_settle(struct device *device);
+void cuda_read_page(struct device *device, void *to, const struct kv_cache *cache, int page,
+                    int n_tokens);
 
 /* energy.cu */
 int64_t cuda_energy_uj(int index);

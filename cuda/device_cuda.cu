@@ -320,7 +320,9 @@ static bool cuda_open(struct device **opened, const struct device_options *optio
     write_bus(bus, index);
     snprintf(device->description, sizeof device->description, "cuda %d, %.100s, %s", index,
              properties.name, bus);
+    device->index = index;
     CHECK_CUDA(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&device->copies, cudaStreamNonBlocking));
     *opened = device;
     return true;
 }
@@ -362,6 +364,7 @@ static void cuda_close(struct device *device) {
     matmul_close(device);
     for (int slot = 0; device->rows && slot < device->limits.n_slots; slot++)
         close_rows(&device->rows[slot]);
+    CHECK_CUDA(cudaStreamDestroy(device->copies));
     CHECK_CUDA(cudaStreamDestroy(device->stream));
     free(device->rows);
     free(device);
@@ -525,6 +528,7 @@ static struct device_ops make_ops(void) {
     ops.read_rows = cuda_read_rows;
     ops.write_rows = cuda_write_rows;
     ops.settle = cuda_settle;
+    ops.read_page = cuda_read_page;
     ops.seal = seal;
     ops.load = load;
     ops.load_noise = load_noise;

@@ -1,5 +1,5 @@
 /* exchange.cu - parts of values to and from pinned host memory, for wires that the host drives
- * (device.h, read_rows and write_rows).
+ * (device.h, read_rows and write_rows), and pages of the cache, for checkpoints (read_page).
  *
  * One kernel a block of a fan packs or unpacks its rows, converts, and reads or writes the host's
  * memory itself: a launch costs less than a call of the copy engine, and several blocks queue behind
@@ -150,4 +150,31 @@ void cuda_write_rows(struct device *device, const struct value *to, struct recta
                      const void *from, enum element as) {
     struct side packed = {(unsigned char *)(uintptr_t)from, as, (size_t)part.n_columns};
     exchange(device, side_of(to, part), packed, part);
+}
+
+/* ---- pages ------------------------------------------------------------------------------------
+ */
+
+/* By the copy engine, on a stream beside compute: K of all heads and layers, then V. In the cache a
+ * head's K and V lie side by side, and a page's layers n_pages apart. */
+void cuda_read_page(struct device *device, void *to, const struct kv_cache *cache, int page,
+                    int n_tokens) {
+    size_t token = (size_t)cache->head_dim * element_bytes(cache->element);
+    size_t piece = PAGE_TOKENS * token, filled = (size_t)n_tokens * token;
+    size_t n_heads = (size_t)cache->n_kv_heads, n_layers = (size_t)cache->n_layers;
+    unsigned char *out = (unsigned char *)to;
+    for (size_t part = 0; part < 2 * n_heads * n_layers; part++)
+        memset(out + part * piece + filled, 0, piece - filled);
+    CHECK_CUDA(cudaSetDevice(device->index)); /* of the calling thread */
+    for (size_t which = 0; which < 2; which++) {
+        unsigned char *from =
+            cache->buffer->data + (2 * (size_t)page * n_heads + which) * piece;
+        cudaMemcpy3DParms copy = {};
+        copy.srcPtr = make_cudaPitchedPtr(from, 2 * piece, piece, (size_t)cache->n_pages * n_heads);
+        copy.dstPtr = make_cudaPitchedPtr(out + which * n_heads * piece, piece, piece, 2 * n_heads);
+        copy.extent = make_cudaExtent(filled, n_heads, n_layers);
+        copy.kind = cudaMemcpyDeviceToHost;
+        CHECK_CUDA(cudaMemcpy3DAsync(&copy, device->copies));
+    }
+    CHECK_CUDA(cudaStreamSynchronize(device->copies));
 }

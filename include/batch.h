@@ -152,6 +152,9 @@ int batch_restore(struct batch *batch, bool with_kv, int n_restored, struct kept
 void batch_hold(struct batch *batch, const struct kept *kept, int n_kept);
 void batch_forget(struct batch *batch, const struct kept *forgotten, int n_forgotten);
 const struct kv *batch_kv(const struct batch *batch);
+/* On such a rank: call taking(argument, page) before a page is handed out, in the loop too. What it
+ * held is overwritten by what is enqueued after the call. */
+void batch_watch(struct batch *batch, void (*taking)(void *argument, int32_t page), void *argument);
 
 /* On the leader only; the latencies are a view until batch_close. */
 struct batch_counts batch_counts(const struct batch *batch);

@@ -1,9 +1,9 @@
 /* checkpoint.h - what all ranks do to keep a run, and to go on with one that was kept.
  *
  * A checkpoint is made between two walks of the list of turns. The leader lists the requests in
- * flight, every rank with KV copies out its new pages, and decode goes on while files are written
- * behind; when all ranks' files are in place the leader commits. A failure costs a warning and that
- * checkpoint, never the run. Without --checkpoint none of these does anything.
+ * flight, and decode goes on while every rank with KV writes its new pages behind; when all ranks'
+ * files are in place the leader commits. A failure costs a warning and that checkpoint, never the
+ * run. Without --checkpoint none of these does anything.
  */
 #ifndef LAMINA_CHECKPOINT_H
 #define LAMINA_CHECKPOINT_H

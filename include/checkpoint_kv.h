@@ -63,8 +63,10 @@ struct kv_older {
 /* Begin FOLDER/NAME with room for `n_rows` pages (0 and up). */
 bool kv_file_create(struct kv_file **file, const char *folder, const char *name,
                     const struct kv_file_about *about, int n_rows, struct fault *fault);
-/* Write a page: (n_layers, 2, n_heads of the file, 64, head_dim). Each row once. */
-bool kv_file_write(struct kv_file *file, int row, const void *page, struct fault *fault);
+/* Write a page: (n_layers, 2, n_heads of the file, 64, head_dim), and behind it room that is used.
+ * Each row once, in any order. */
+enum { KV_FILE_ROOM_BYTES = 4 };
+bool kv_file_write(struct kv_file *file, int row, void *page, struct fault *fault);
 /* Write the index, (n_pages), and the older files, (n_older), make the file durable and give
  * it its name. *n_bytes is its size. The file is closed and freed whatever comes of it. */
 bool kv_file_commit(struct kv_file *file, const struct kv_file_page *page, size_t n_pages,

@@ -1,10 +1,12 @@
 /* checkpoint_pages.h - a rank's KV pages on their way to files and back.
  *
- * Pages are copied out between two walks of the list of turns and written behind while decode goes
- * on: the copies wait in a few buffers, so decode stands still only for what is more than these
- * hold. A page is written again only when it has grown or was given to another sequence since the
- * last checkpoint that counts; older files that are more than half dead are not read any more, what
- * lives in them is written again. All calls but the thread's own work by the decoding thread.
+ * What a checkpoint keeps is settled between two walks of the list of turns; the background reads
+ * pages from the cache and writes them while decode goes on. A page that is to be handed out before
+ * the background has read it is copied first, into one of a few buffers: decode stands still only
+ * for that, and for the disk where no buffer is free. A page is written again only when it has
+ * grown or was given to another sequence since the last checkpoint that counts; older files that
+ * are more than half dead are not read any more, what lives in them is written again. All calls but
+ * the thread's own work by the decoding thread.
  */
 #ifndef LAMINA_CHECKPOINT_PAGES_H
 #define LAMINA_CHECKPOINT_PAGES_H
@@ -30,8 +32,9 @@ struct checkpoint_pages_options {
     const struct kv_cache *cache;
     const struct kv *kv;
     struct background *background;
-    int n_buffers;     /* pages that can wait to be written, 2 and up */
-    double patience_s; /* for all to be copied; then the checkpoint is given up */
+    int n_buffers;     /* copied pages that can wait to be written, 1 and up */
+    double patience_s; /* of decode in one step, for pages that are to be handed out; then the
+                          checkpoint is given up */
 };
 
 struct checkpoint_pages;
@@ -45,15 +48,22 @@ enum { CHECKPOINT_NAME_BYTES = 64 };
 void checkpoint_pages_name(char name[CHECKPOINT_NAME_BYTES], int64_t number, int owner,
                            int head_index);
 
-/* Copy out and begin to write checkpoint `number` by this attempt at it: the pages of those of
- * `kept` that lie on this rank; `kept[i].saved` names them in the file. The file before must be
- * ended. Returns when all is copied. */
+/* Begin to write checkpoint `number` by this attempt at it: the pages of those of `kept` that lie
+ * on this rank; `kept[i].saved` names them in the file. The file before must be ended, and no step
+ * be in flight. */
 void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, uint64_t attempt,
                             const struct kept *kept, int n_kept);
+
+/* Until the file is ended: save what the checkpoint wants of a page of the cache before that is
+ * handed out. `pages` is a struct checkpoint_pages (batch_watch). */
+void checkpoint_pages_save(void *pages, int32_t physical);
+/* Once a step: what was waited in the one before is forgotten. */
+void checkpoint_pages_tick(struct checkpoint_pages *pages);
 
 /* What became of the file, once the background is idle. False with the fault of the world. */
 struct checkpoint_pages_written {
     int32_t n_pages, n_new; /* of the checkpoint; written to this file */
+    double held_s;          /* decode was held up by checkpoint_pages_save */
 };
 bool checkpoint_pages_result(const struct checkpoint_pages *pages,
                              struct checkpoint_pages_written *written, struct fault *fault);

@@ -220,6 +220,12 @@ struct device_ops {
     void (*write_rows)(struct device *device, const struct value *to, struct rectangle part,
                        const void *from, enum element as);
     void (*settle)(struct device *device);
+    /* K and V of the first `n_tokens` positions of a page, from all layers to any host memory:
+     * (layers, K|V, kv heads, 64, head_dim), behind them zeros. Returns when it is done and keeps
+     * no order with what is enqueued: the caller knows that these positions were written before the
+     * last settle and are left alone meanwhile. Any thread; alloc_host's memory is the fastest. */
+    void (*read_page)(struct device *device, void *to, const struct kv_cache *cache, int page,
+                      int n_tokens);
     /* A value is ready for scatter when all that was enqueued before its seal is done (rule 5). */
     void (*seal)(struct device *device, const struct value *value);
 

@@ -17,11 +17,13 @@ enum element kv_element(enum kv_type type);
 
 struct kv {
     int n_pages, n_free;
-    int32_t *free_page;           /* (n_pages) a stack */
-    int max_sequences, max_pages; /* handles; pages a sequence can hold */
-    int32_t *page;                /* (max_sequences, max_pages) */
-    int32_t *n_held;              /* (max_sequences) */
-    uint32_t *n_uses;             /* (n_pages) how often each was handed out */
+    int32_t *free_page;                           /* (n_pages) a stack */
+    int max_sequences, max_pages;                 /* handles; pages a sequence can hold */
+    int32_t *page;                                /* (max_sequences, max_pages) */
+    int32_t *n_held;                              /* (max_sequences) */
+    uint32_t *n_uses;                             /* (n_pages) how often each was handed out */
+    void (*taking)(void *argument, int32_t page); /* called before one is; NULL: nobody asks */
+    void *taking_argument;
 };
 
 /* Pages that hold `n_tokens` positions. */

@@ -102,6 +102,7 @@ int topology_count_same(const struct topology *topology, const void *mine, size_
 struct mail {
     int32_t rank, good;
     int64_t n_pages, n_new;
+    double held_s;  /* decode was held up there */
     char text[256]; /* why it is not good */
 };
 /* Not on the leader: post *mail, once the one before was taken. */

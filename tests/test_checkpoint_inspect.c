@@ -54,7 +54,7 @@ static int64_t write_kv(int number, int rank) {
                                   .shape = shape};
     char name[64], before[64];
     const struct kv_older older[] = {{before, 70}};
-    uint16_t page[2 * 2 * 2 * 64 * 4];
+    uint16_t page[2 * 2 * 2 * 64 * 4 + KV_FILE_ROOM_BYTES / 2];
     struct kv_file_page index[N_PAGES];
     struct kv_file *file;
     struct fault fault = {0};

@@ -66,7 +66,7 @@ static uint32_t bits_at(enum element element, int row, const int at[5]) {
 /* Heads first_head and on of a row: (layers, 2, n_heads, 64, head_dim). */
 static void *make_page(const struct kv_file_shape *shape, int row, int first_head, int n_heads) {
     size_t n_bytes = element_bytes(shape->element), n = 0;
-    char *page = malloc(n_elements(shape, n_heads) * n_bytes);
+    char *page = malloc(n_elements(shape, n_heads) * n_bytes + KV_FILE_ROOM_BYTES);
     assert_non_null(page);
     int at[5];
     for (at[0] = 0; at[0] < shape->n_layers; at[0]++)
@@ -198,7 +198,7 @@ static void every_pattern_of_16_bits_comes_back(void **state) {
         struct kv_file *file;
         struct kv_reader *reader;
         int64_t n_bytes;
-        static uint16_t pattern[65536], got[65536];
+        static uint16_t pattern[65536 + KV_FILE_ROOM_BYTES / 2], got[65536];
         for (unsigned bits = 0; bits < 65536; bits++)
             pattern[bits] = (uint16_t)bits;
         assert_true(kv_file_create(&file, scratch_folder, "bits", &about, 1, &fault));
@@ -208,6 +208,37 @@ static void every_pattern_of_16_bits_comes_back(void **state) {
         assert_true(kv_reader_read(reader, 0, 0, 2, got, &fault));
         assert_memory_equal(got, pattern, sizeof got);
         kv_reader_close(reader);
+    }
+}
+
+/* HDF5 checks the sums when it reads: of pages whose sums are the largest, of zeros, and of few
+ * bytes and many. */
+static void checksums_are_those_of_hdf5(void **state) {
+    (void)state;
+    static const int head_dim[] = {1, 3, 45, 90, 200, 5000};
+    for (size_t row = 0; row < 3 * sizeof head_dim / sizeof *head_dim; row++) {
+        struct kv_file_about about =
+            about_of((struct kv_file_shape){1, 1, head_dim[row / 3], ELEMENT_BF16}, 0, 1);
+        struct kv_file_about read;
+        struct fault fault = {0};
+        struct kv_file *file;
+        struct kv_reader *reader;
+        int64_t n_file;
+        size_t n_bytes = n_elements(&about.shape, 1) * 2;
+        unsigned char *page = malloc(n_bytes + KV_FILE_ROOM_BYTES), *got = malloc(n_bytes);
+        for (size_t at = 0; at < n_bytes; at++)
+            page[at] = row % 3 == 2 ? (unsigned char)(at * 2654435761u >> 24)
+                                    : (unsigned char)(row % 3 * 0xff);
+        assert_true(kv_file_create(&file, scratch_folder, "sums", &about, 1, &fault));
+        assert_true(kv_file_write(file, 0, page, &fault));
+        assert_true(kv_file_commit(file, NULL, 0, NULL, 0, &n_file, &fault));
+        assert_true(kv_reader_open(&reader, scratch_folder, "sums", &read, &fault));
+        if (!kv_reader_read(reader, 0, 0, 1, got, &fault))
+            fail_msg("%zu bytes, kind %zu: %s", n_bytes, row % 3, fault.text);
+        assert_memory_equal(got, page, n_bytes);
+        kv_reader_close(reader);
+        free(page);
+        free(got);
     }
 }
 
@@ -582,6 +613,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_sizes_come_back),
         cmocka_unit_test(every_pattern_of_16_bits_comes_back),
+        cmocka_unit_test(checksums_are_those_of_hdf5),
         cmocka_unit_test(pages_of_older_files_are_named),
         cmocka_unit_test(an_older_format_is_read),
         cmocka_unit_test(a_changed_byte_is_never_other_data),

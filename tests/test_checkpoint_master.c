@@ -54,7 +54,8 @@ static uint32_t bits_at(enum element element, int entry, int layer, int side, in
 static char *make_page(const struct kv_file_shape *shape, int entry, int first_head, int n_heads) {
     size_t n_bytes = element_bytes(shape->element), n = 0;
     char *page = malloc((size_t)shape->n_layers * 2 * (size_t)n_heads * 64 *
-                        (size_t)shape->head_dim * n_bytes);
+                            (size_t)shape->head_dim * n_bytes +
+                        KV_FILE_ROOM_BYTES);
     assert_non_null(page);
     for (int layer = 0; layer < shape->n_layers; layer++)
         for (int side = 0; side < 2; side++)

@@ -1,6 +1,6 @@
 /* checkpoint_pages: what a sequence had in one layout's caches it has again in another's, from
- * files of several checkpoints; what cannot be read is told. Expected are the numbers that were
- * made up. */
+ * files of several checkpoints, whatever becomes of the cache while they are written; what cannot
+ * be read is told. Expected are the numbers that were made up. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,8 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +33,23 @@ static bool is_idle_within(double seconds) {
     return background_idle(background);
 }
 
+/* A device whose background reads no page before the gate is opened, and that one late, so that
+ * whoever does not wait for it has overwritten the page by then. */
+enum gate { GATE_OPEN, GATE_SHUT, GATE_LATE };
+static atomic_int gate, n_at_gate;
+static pthread_t decoding;
+
+static void gated_read_page(struct device *of, void *to, const struct kv_cache *cache, int page,
+                            int n_tokens) {
+    if (!pthread_equal(pthread_self(), decoding)) {
+        n_at_gate += 1;
+        while (gate == GATE_SHUT)
+            usleep(1000);
+        if (atomic_exchange(&gate, GATE_OPEN) == GATE_LATE) usleep(200000);
+    }
+    device_cpu.read_page(of, to, cache, page, n_tokens);
+}
+
 /* A rank's cache and books. */
 struct rank {
     struct kv_cache cache;
@@ -38,6 +57,9 @@ struct rank {
     struct checkpoint_pages *pages;
     int first_head, n_heads;
 };
+
+static struct device_ops gated;
+static double patience_s = 60;
 
 static void open_rank(struct rank *rank, int owner, int head_index, int first_head, int n_heads) {
     size_t page = 2 * (size_t)n_heads * PAGE_TOKENS * HEAD_DIM * sizeof(uint16_t);
@@ -56,15 +78,17 @@ static void open_rank(struct rank *rank, int owner, int head_index, int first_he
                   .n_heads = n_heads,
                   .shape = {N_LAYERS, N_HEADS, HEAD_DIM, ELEMENT_BF16}},
         .head_index = head_index,
-        .device_ops = &device_cpu,
+        .device_ops = &gated,
         .device = device,
         .cache = &rank->cache,
         .kv = &rank->kv,
         .background = background,
         .n_buffers = 2,
-        .patience_s = 60};
+        .patience_s = patience_s};
     memcpy(options.about.uuid, uuid, sizeof uuid);
     checkpoint_pages_open(&rank->pages, &options);
+    rank->kv.taking = checkpoint_pages_save;
+    rank->kv.taking_argument = rank->pages;
 }
 
 static void close_rank(struct rank *rank) {
@@ -368,6 +392,97 @@ static void files_of_other_attempts_are_refused(void **state) {
     }
 }
 
+/* Begin a checkpoint of the two sequences, and come back when the background stands at the gate,
+ * about to read the first page. */
+static void begin_at_gate(struct rank *rank, int64_t number, const struct kept *kept) {
+    append(rank, 0, 1, 0, kept[0].n_rows);
+    append(rank, 1, 2, 0, kept[1].n_rows);
+    gate = GATE_SHUT;
+    n_at_gate = 0;
+    checkpoint_pages_begin(rank->pages, number, attempt_at(number), kept, 2);
+    struct deadline deadline = clock_deadline(60);
+    while (n_at_gate == 0 && !clock_expired(deadline))
+        usleep(1000);
+    assert_int_equal(n_at_gate, 1);
+}
+
+/* Decode goes on while the pages of a checkpoint have yet to be read: one sequence grows, the other
+ * is released and its pages are handed out at once: the page at the gate first (0), or more than
+ * there are buffers while the background is at another (1). What is read back is what there was,
+ * and what came after is new for the next checkpoint. */
+static void overwrite(int released) {
+    int grows = 1 - released, n_rows[] = {400, 300};
+    int64_t number = 40 + 2 * released;
+    struct kept kept[] = {kept_of(0, 0, n_rows[0]), kept_of(1, 1, n_rows[1])};
+    struct rank one, other;
+    struct checkpoint_pages_written written;
+    struct fault fault = {0};
+    unsigned char failed[2];
+    char name[CHECKPOINT_NAME_BYTES], *names[] = {name};
+    checkpoint_pages_name(name, number, 0, 0);
+    open_rank(&one, 0, 0, 0, N_HEADS);
+    begin_at_gate(&one, number, kept);
+    append(&one, grows, 1 + grows, n_rows[grows], n_rows[grows] + 100);
+    kv_release(&one.kv, released);
+    gate = GATE_LATE;
+    append(&one, 2, 3, 0, 64);
+    append(&one, 2, 3, 64, 640);
+    assert_true(is_idle_within(60));
+    if (!checkpoint_pages_result(one.pages, &written, &fault)) fail_msg("%s", fault.text);
+    assert_int_equal(written.n_new, 7 + 5);
+    assert_true(written.held_s > 0);
+    checkpoint_pages_end(one.pages, true);
+    for (int later = 0; later < 2; later++) {
+        open_rank(&other, 0, 0, 0, N_HEADS);
+        restore(&other, number + later, (const char *const *)names, 1, kept, 2, failed, &fault);
+        if (failed[0] || failed[1]) fail_msg("%s", fault.text);
+        assert_true(holds(&other, 1, later && released == 0 ? 3 : 1, kept[0].n_rows));
+        assert_true(holds(&other, 0, later && released == 1 ? 3 : 2, kept[1].n_rows));
+        close_rank(&other);
+        if (later) break;
+        kept[grows].n_rows += 100;
+        kept[released].n_rows = 640;
+        kept[released].handle = 2;
+        save(&one, number + 1, kept, 2, true);
+        kept[released].handle = released;
+        checkpoint_pages_name(name, number + 1, 0, 0);
+    }
+    close_rank(&one);
+}
+
+static void decode_overwrites_nothing_that_is_kept(void **state) {
+    (void)state;
+    overwrite(0);
+    overwrite(1);
+}
+
+/* With every buffer in use and the disk at a stand decode waits no longer than it may, once for all
+ * pages of a step; the checkpoint fails, and nothing of it is there. */
+static void decode_waits_no_longer_than_it_may(void **state) {
+    (void)state;
+    struct kept kept[] = {kept_of(0, 0, 400), kept_of(1, 1, 100)};
+    struct rank one;
+    struct checkpoint_pages_written written;
+    struct fault fault = {0};
+    char name[CHECKPOINT_NAME_BYTES];
+    patience_s = 0.2;
+    open_rank(&one, 0, 0, 0, N_HEADS);
+    patience_s = 60;
+    begin_at_gate(&one, 50, kept);
+    kv_release(&one.kv, 0);
+    append(&one, 2, 3, 0, 640);
+    gate = GATE_OPEN;
+    assert_true(is_idle_within(60));
+    assert_false(checkpoint_pages_result(one.pages, &written, &fault));
+    assert_true(written.held_s >= 0.2);
+    if (!strstr(fault.text, "is written too slowly")) fail_msg("%s", fault.text);
+    checkpoint_pages_end(one.pages, false);
+    checkpoint_pages_name(name, 50, 0, 0);
+    assert_int_not_equal(access(scratch_path(name), F_OK), 0);
+    assert_int_equal(save(&one, 51, &kept[1], 1, true).n_new, 2);
+    close_rank(&one);
+}
+
 /* Sequences of other owners are left alone, as are those without rows. */
 static void ranks_keep_to_their_own(void **state) {
     (void)state;
@@ -384,6 +499,9 @@ static void ranks_keep_to_their_own(void **state) {
 static int open_all(void **state) {
     struct fault fault = {0};
     struct device_options options = {.n_threads = 1};
+    decoding = pthread_self();
+    gated = device_cpu;
+    gated.read_page = gated_read_page;
     return scratch_open(state) || !device_cpu.open(&device, &options, &fault) ||
            !background_open(&background, "test", &fault);
 }
@@ -400,6 +518,8 @@ int main(void) {
         cmocka_unit_test(heads_come_from_several_files),
         cmocka_unit_test(later_files_build_on_earlier_ones),
         cmocka_unit_test(files_of_other_attempts_are_refused),
+        cmocka_unit_test(decode_overwrites_nothing_that_is_kept),
+        cmocka_unit_test(decode_waits_no_longer_than_it_may),
         cmocka_unit_test(ranks_keep_to_their_own),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

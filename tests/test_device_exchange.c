@@ -1,4 +1,5 @@
-/* Parts of values to and from host memory: every pair of elements, against their definitions. */
+/* Parts of values to and from host memory: every pair of elements, against their definitions. Pages
+ * of the cache. */
 #include "device_plain.h"
 #include "plain_elements.h"
 
@@ -211,11 +212,65 @@ static void many_copies_settle_at_once(void **state) {
     subjects_close(&subjects);
 }
 
+/* A page of the cache as a checkpoint has it: every number from where device.h says that it lies,
+ * zeros behind the positions that are wanted, and nothing beside it. */
+static void check_page(const struct subject *subject, const struct kv_cache *shape, int n_tokens,
+                       uint64_t seed) {
+    struct dice dice = {seed};
+    struct kv_cache cache = *shape;
+    size_t size = element_bytes(cache.element), dim = (size_t)cache.head_dim;
+    size_t n_page = 2 * (size_t)cache.n_layers * (size_t)cache.n_kv_heads * PAGE_TOKENS * dim;
+    size_t n_bytes = n_page * size, page = (size_t)roll_below(&dice, cache.n_pages);
+    unsigned char *stored = take((size_t)cache.n_pages, n_bytes);
+    roll_bits(&dice, stored, (size_t)cache.n_pages * n_bytes);
+    cache.buffer = subject->ops->alloc(subject->device, (size_t)cache.n_pages * n_bytes);
+    subject->ops->upload(subject->device, cache.buffer, 0, stored, (size_t)cache.n_pages * n_bytes);
+    unsigned char *got = take(1, n_bytes + 2 * AROUND);
+    memset(got, 0x5a, n_bytes + 2 * AROUND);
+    subject->ops->read_page(subject->device, got + AROUND, &cache, (int)page, n_tokens);
+    for (size_t at = 0; at < AROUND; at++)
+        assert_true(got[at] == 0x5a && got[AROUND + n_bytes + at] == 0x5a);
+    for (size_t at = 0; at < n_page; at++) { /* (layers, K|V, heads, 64, dim) */
+        size_t row = at / dim, token = row % PAGE_TOKENS, part = row / PAGE_TOKENS;
+        size_t head = part % (size_t)cache.n_kv_heads, which = part / (size_t)cache.n_kv_heads;
+        size_t layer = which / 2, place = layer * (size_t)cache.n_pages + page;
+        place = (place * (size_t)cache.n_kv_heads + head) * 2 + which % 2;
+        place = (place * PAGE_TOKENS + token) * dim + at % dim;
+        uint32_t expected =
+            token < (size_t)n_tokens ? plain_bits_at(cache.element, stored, place) : 0;
+        if (plain_bits_at(cache.element, got + AROUND, at) != expected)
+            fail_msg("%s: %d tokens of page %zu, element %d: number %zu", subject_name(subject),
+                     n_tokens, page, (int)cache.element, at);
+    }
+    subject->ops->release(subject->device, cache.buffer);
+    free(stored);
+    free(got);
+}
+
+static void pages_are_read_and_nothing_beside_them(void **state) {
+    (void)state;
+    static const struct kv_cache caches[] = {{.n_layers = 1, .n_pages = 1, .n_kv_heads = 1},
+                                             {.n_layers = 3, .n_pages = 5, .n_kv_heads = 2},
+                                             {.n_layers = 2, .n_pages = 7, .n_kv_heads = 8}};
+    static const int n_tokens[] = {1, 17, 63, 64}, head_dim[] = {40, 64, 128};
+    struct subjects subjects = subjects_open(&limits);
+    uint64_t seed = 100;
+    for (int at = 0; at < subjects.n; at++)
+        for (size_t row = 0; row < 3 * 3 * 4 * N_ELEMENTS; row++) {
+            struct kv_cache cache = caches[row % 3];
+            cache.head_dim = head_dim[row / 3 % 3];
+            cache.element = elements[row / 36];
+            check_page(&subjects.at[at], &cache, n_tokens[row / 9 % 4], seed++);
+        }
+    subjects_close(&subjects);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_are_read_and_nothing_beside_them),
         cmocka_unit_test(parts_are_written_and_nothing_beside_them),
         cmocka_unit_test(many_copies_settle_at_once),
+        cmocka_unit_test(pages_are_read_and_nothing_beside_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

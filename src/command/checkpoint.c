@@ -27,8 +27,9 @@ struct order {
     uint64_t attempt; /* at that number: what all files of it have in common */
 };
 
-/* Share of the KV cache that may wait to be written. */
-enum { BUFFER_SHARE = 4, LEAST_BUFFERS = 2 };
+/* Share of the KV cache that can wait in memory when it was given away before it was written. The
+ * disk takes these pages first, so what a few steps hand out is enough. */
+enum { BUFFER_SHARE = 64, LEAST_BUFFERS = 8 };
 /* For the files of a checkpoint to be written while nothing else goes on; all ranks wait so long.
  */
 enum { SETTLE_S = 3600 };
@@ -63,13 +64,14 @@ static void open_pages(struct checkpoint *checkpoint, const char *uuid) {
                                                .cache = decode_cache(run->decode),
                                                .kv = kv,
                                                .background = checkpoint->background,
-                                               .patience_s = run->patience_s / 2};
+                                               .patience_s = run->topology->deadline_s / 2};
     checkpoint->shape = options.about.shape;
     if (!kv) return;
     memcpy(options.about.uuid, uuid, sizeof options.about.uuid);
     int n_buffers = checkpoint_keeps_kv(run->options) ? run->limits->n_pages / BUFFER_SHARE : 0;
     options.n_buffers = n_buffers < LEAST_BUFFERS ? LEAST_BUFFERS : n_buffers;
     checkpoint_pages_open(&checkpoint->pages, &options);
+    batch_watch(run->batch, checkpoint_pages_save, checkpoint->pages);
 }
 
 /* The folder, or a warning why there is none yet. */
@@ -130,7 +132,8 @@ static struct mail own_mail(const struct checkpoint *checkpoint) {
     struct checkpoint_pages_written written;
     struct fault fault = {0};
     bool good = checkpoint_pages_result(checkpoint->pages, &written, &fault);
-    struct mail mail = {.good = good, .n_pages = written.n_pages, .n_new = written.n_new};
+    struct mail mail = {
+        .good = good, .n_pages = written.n_pages, .n_new = written.n_new, .held_s = written.held_s};
     memcpy(mail.text, fault.text, sizeof mail.text - 1); /* what fits */
     return mail;
 }
@@ -139,6 +142,7 @@ static void take_mail(struct checkpoint *checkpoint, const struct mail *mail) {
     checkpoint->n_missing -= 1;
     checkpoint->n_pages += mail->n_pages;
     checkpoint->n_new += mail->n_new;
+    if (mail->held_s > checkpoint->held_s) checkpoint->held_s = mail->held_s;
     if (!mail->good)
         fault_world(&checkpoint->fault, "rank %d: %.*s", mail->rank, (int)sizeof mail->text - 1,
                     mail->text);
@@ -169,11 +173,13 @@ static void report(struct checkpoint *checkpoint) {
              "in %.2f s; decode stood still for %.3f s",
              (long long)checkpoint->number, checkpoint->commit.progress.n_choices,
              (long long)checkpoint->n_pages, (long long)checkpoint->n_new,
-             (double)checkpoint->n_bytes / (1 << 20), seconds, checkpoint->stall_s);
+             (double)checkpoint->n_bytes / (1 << 20), seconds,
+             checkpoint->stall_s + checkpoint->held_s);
 }
 
 void checkpoint_tick(struct checkpoint *checkpoint) {
     if (!checkpoint) return;
+    if (checkpoint->pages) checkpoint_pages_tick(checkpoint->pages);
     struct mail mail;
     while (checkpoint->n_missing > 0 && checkpoint->run.topology->n_ranks > 1 &&
            topology_take(checkpoint->run.topology, &mail))
@@ -314,11 +320,12 @@ static struct order decide(struct checkpoint *checkpoint, bool stop) {
     if (!begun || !list(checkpoint, &order)) order.action = stop ? ACTION_END : ACTION_GO_ON;
     checkpoint->commit.begin_ns = begin_ns;
     checkpoint->n_pages = checkpoint->n_new = 0;
+    checkpoint->held_s = 0;
     checkpoint->n_missing = checkpoint->commit.with_kv ? layout->heads * layout->sequences : 0;
     return order;
 }
 
-/* Copy out and begin to write. */
+/* Begin to write. */
 static void save(struct checkpoint *checkpoint, const struct order *order) {
     const struct topology *topology = checkpoint->run.topology;
     topology_broadcast(topology, checkpoint->kept, (size_t)order->n_kept * sizeof *checkpoint->kept,
@@ -329,9 +336,6 @@ static void save(struct checkpoint *checkpoint, const struct order *order) {
     if (checkpoint->writes_pages)
         checkpoint_pages_begin(checkpoint->pages, order->number, order->attempt, checkpoint->kept,
                                order->n_kept);
-    /* Nobody walks on while another still copies: the waits of the walk are shorter. */
-    struct fault fault = {0};
-    topology_agree(topology, &fault, "copying of pages", checkpoint->run.patience_s);
     checkpoint->stage = STAGE_PAGES;
     checkpoint_plan_next(checkpoint);
 }

@@ -31,7 +31,7 @@ struct checkpoint {
     bool writes_pages; /* this rank */
     bool begun;        /* by the last order: then it may still be the leader's work */
     int64_t number;
-    double stall_s;
+    double stall_s; /* between the walks */
 
     /* the leader's */
     struct checkpoint_folder *folder;
@@ -42,6 +42,7 @@ struct checkpoint {
     bool committed;
     int n_missing; /* reports of ranks */
     int64_t n_pages, n_new, n_bytes;
+    double held_s; /* the most of any rank, in the walk */
     double last_s;
 
     /* how fast prompts are computed, for estimates */

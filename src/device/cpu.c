@@ -422,6 +422,7 @@ const struct device_ops device_cpu = {
     .read_rows = cpu_read_rows,
     .write_rows = cpu_write_rows,
     .settle = cpu_settle,
+    .read_page = cpu_read_page,
     .seal = cpu_seal,
     .load = cpu_load,
     .unload = cpu_unload,

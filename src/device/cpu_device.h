@@ -79,6 +79,8 @@ void cpu_read_rows(struct device *device, void *to, enum element as, const struc
 void cpu_write_rows(struct device *device, const struct value *to, struct rectangle part,
                     const void *from, enum element as);
 void cpu_settle(struct device *device);
+void cpu_read_page(struct device *device, void *to, const struct kv_cache *cache, int page,
+                   int n_tokens);
 
 struct weight *cpu_load(struct device *device, const struct tensor *part, int n_parts);
 void cpu_unload(struct device *device, struct weight *weight);

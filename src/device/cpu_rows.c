@@ -1,4 +1,5 @@
-/* cpu_rows.c - parts of values to and from host memory, for wires (device.h).
+/* cpu_rows.c - parts of values to and from host memory, for wires, and pages of the cache, for
+ * checkpoints (device.h).
  *
  * Both lie in the same memory here, so a copy is done when it returns. Rows of equal elements are
  * bytes; others go through floats in pieces, by the conversions of quant.h.
@@ -90,4 +91,22 @@ void cpu_read_rows(struct device *device, void *to, enum element as, const struc
 void cpu_write_rows(struct device *device, const struct value *to, struct rectangle part,
                     const void *from, enum element as) {
     copy_rows(device, side_of(to, part), side_packed((void *)(uintptr_t)from, as, part), part);
+}
+
+void cpu_read_page(struct device *device, void *to, const struct kv_cache *cache, int page,
+                   int n_tokens) {
+    (void)device;
+    size_t token = (size_t)cache->head_dim * element_bytes(cache->element);
+    size_t piece = PAGE_TOKENS * token, filled = (size_t)n_tokens * token;
+    size_t n_heads = (size_t)cache->n_kv_heads;
+    unsigned char *out = to;
+    for (int layer = 0; layer < cache->n_layers; layer++) {
+        size_t at = (size_t)layer * (size_t)cache->n_pages + (size_t)page;
+        const unsigned char *from = cache->buffer->data + at * n_heads * 2 * piece;
+        for (size_t part = 0; part < 2 * n_heads; part++, out += piece) {
+            size_t head = part % n_heads, which = part / n_heads;
+            memcpy(out, from + (2 * head + which) * piece, filled);
+            memset(out + filled, 0, piece - filled);
+        }
+    }
 }

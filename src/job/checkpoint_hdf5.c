@@ -123,6 +123,11 @@ bool hdf5_create(struct hdf5_file *file, const char *folder, const char *name,
     return hdf5_good(file, file->id, fault) || hdf5_commit(file, false, NULL, fault);
 }
 
+/* Nothing is lost where that cannot be done: the fsync tells of errors. */
+void hdf5_hurry(const struct hdf5_file *file) {
+    sync_file_range(file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 /* Have room for all that HDF5 has yet to write: a flush of it that fails is the one thing after
  * which HDF5 1.10 cannot close a file. File systems that cannot say are taken at their word. */
 static bool reserve(const struct hdf5_file *file, struct fault *fault) {
@@ -131,6 +136,13 @@ static bool reserve(const struct hdf5_file *file, struct fault *fault) {
     if (fallocate(file->fd, 0, 0, (off_t)n_bytes) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
         return true;
     return hdf5_refuse(file, fault, "%s", strerror(errno));
+}
+
+/* When all is written: give back what of that room was not needed, which HDF5 does not know of. */
+static bool trim(const struct hdf5_file *file, struct fault *fault) {
+    haddr_t end;
+    if (!hdf5_good(file, H5Fget_eoa(file->id, &end), fault)) return false;
+    return ftruncate(file->fd, (off_t)end) == 0 || hdf5_refuse(file, fault, "%s", strerror(errno));
 }
 
 /* HDF5 does not let go of what it cannot write, and the room on a full disk would be gone until the
@@ -149,8 +161,8 @@ static void divert(const struct hdf5_file *file) {
 bool hdf5_commit(struct hdf5_file *file, bool good, int64_t *n_bytes, struct fault *fault) {
     struct stat status;
     struct fault ignored = {.kind = FAULT_WORLD};
-    good =
-        good && reserve(file, fault) && hdf5_good(file, H5Fflush(file->id, H5F_SCOPE_LOCAL), fault);
+    good = good && reserve(file, fault) &&
+           hdf5_good(file, H5Fflush(file->id, H5F_SCOPE_LOCAL), fault) && trim(file, fault);
     if (!good) fault = &ignored;
     if (!good) divert(file);
     good = hdf5_release(file, 0, fault) && good;

@@ -36,6 +36,9 @@ struct hdf5_file {
 /* Begin FOLDER/NAME. What a killed run left at its temporary name is taken away. False holds
  * nothing, like hdf5_open. */
 bool hdf5_create(struct hdf5_file *file, const char *folder, const char *name, struct fault *fault);
+/* Let the system begin to write what it holds of the file. Otherwise it may hold all of it until
+ * hdf5_commit waits for that, and the disk does nothing meanwhile. */
+void hdf5_hurry(const struct hdf5_file *file);
 /* Close it, make it durable and give it its name, if `good` and nothing fails; else take it away.
  * *n_bytes is its size. */
 bool hdf5_commit(struct hdf5_file *file, bool good, int64_t *n_bytes, struct fault *fault);

@@ -1,12 +1,15 @@
 /* checkpoint_pages.c - pages on their way to files. See checkpoint_pages.h.
  *
- * Owns, for every page of the cache, where its content was last written, and the buffers between
- * the decoding thread, which copies pages out, and the background, which writes them. The
- * invariant: `place` speaks of files of committed checkpoints only; what the file being written
- * adds stands in `index` until that one counts. A page's content is known by how often the page was
- * handed out and how many positions of it are filled: positions are only ever appended. Rejected:
- * copying the cache as a whole, which takes as much memory again; writing from the cache while
- * decode goes on, which must hold back every page that is given up meanwhile.
+ * Owns, for every page of the cache, where its content was last written, and which pages the
+ * background has yet to read. The invariants: `place` speaks of files of committed checkpoints
+ * only; what the file being written adds stands in `index` until that one counts. A page's content
+ * is known by how often the page was handed out and how many positions of it are filled: positions
+ * are only ever appended, so what a checkpoint wants of a page stays in the cache until the page is
+ * handed out again, whatever decode does meanwhile. The background therefore reads pages straight
+ * from the cache, one by one, as it comes to write them; only a page that is about to be handed out
+ * before that is copied by the decoding thread, into one of a few buffers, and written next.
+ * Rejected: copying all that is new before decode goes on, which stands still for what the buffers
+ * do not hold; keeping such pages back, which the books of all ranks would have to agree on.
  */
 #include "checkpoint_pages_parts.h"
 
@@ -18,6 +21,8 @@
 
 #include "checkpoint_manifest.h"
 #include "clock.h"
+
+enum { ALIGNMENT = 64 /* of a page in memory */ };
 
 /* ---- the pages of a checkpoint ----------------------------------------------------------------
  */
@@ -70,6 +75,11 @@ static void make_index(struct checkpoint_pages *pages, const struct kept *kept, 
             int n_tokens = pages_filled(&kept[at], page);
             const struct page_place *place = find_place(pages, physical[page], n_tokens);
             bool old = place && pages->file[place->file].kept;
+            if (!old) {
+                pages->wanted[pages->n_new] =
+                    (struct wanted_page){physical[page], n_tokens, WANTED_CACHED};
+                pages->wanted_row[physical[page]] = pages->n_new;
+            }
             pages->physical[pages->n_index] = physical[page];
             pages->index[pages->n_index++] =
                 (struct kv_file_page){.sequence = kept[at].saved,
@@ -82,92 +92,91 @@ static void make_index(struct checkpoint_pages *pages, const struct kept *kept, 
     }
 }
 
-/* ---- buffers ----------------------------------------------------------------------------------
- */
-
-/* (n_heads, K|V, 64, dim) of each layer as the cache has them -> (layer, K|V, n_heads, 64, dim),
- * what is not filled zeroed. */
-static void copy_out(struct checkpoint_pages *pages, int32_t physical, int n_tokens,
-                     unsigned char *to) {
-    const struct checkpoint_pages_options *o = &pages->options;
-    const struct kv_cache *cache = o->cache;
-    size_t token = (size_t)cache->head_dim * element_bytes(cache->element);
-    size_t piece = PAGE_TOKENS * token, filled = (size_t)n_tokens * token;
-    for (int layer = 0; layer < cache->n_layers; layer++) {
-        size_t at =
-            ((size_t)layer * (size_t)cache->n_pages + (size_t)physical) * pages->layer_bytes;
-        o->device_ops->download(o->device, pages->layer, cache->buffer, at, pages->layer_bytes);
-        for (int head = 0; head < cache->n_kv_heads; head++) {
-            for (int which = 0; which < 2; which++) {
-                const unsigned char *from = pages->layer + (size_t)(2 * head + which) * piece;
-                unsigned char *out = to + (size_t)(which * cache->n_kv_heads + head) * piece;
-                memcpy(out, from, filled);
-                memset(out + filled, 0, piece - filled);
-            }
-        }
-        to += pages->layer_bytes;
-    }
-}
-
-/* The decoding thread fills buffer after buffer, the background empties them in the same order.
- * NULL: the file cannot be written in time, or decode has given it up. */
-static unsigned char *begin_buffer(struct checkpoint_pages *pages) {
-    const struct checkpoint_pages_options *o = &pages->options;
-    struct timespec until = {pages->until_ns / 1000000000, pages->until_ns % 1000000000};
-    int error = 0;
-    pthread_mutex_lock(&pages->mutex);
-    while (pages->n_copied - pages->n_written == o->n_buffers && error == 0)
-        error = pthread_cond_timedwait(&pages->news, &pages->mutex, &until);
-    pages->given_up = pages->n_copied - pages->n_written == o->n_buffers;
-    int at = pages->given_up ? -1 : pages->n_copied % o->n_buffers;
-    pthread_cond_signal(&pages->news);
-    pthread_mutex_unlock(&pages->mutex);
-    return at < 0 ? NULL : pages->buffer + (size_t)at * pages->page_bytes;
-}
-
-static const unsigned char *wait_buffer(struct checkpoint_pages *pages) {
-    pthread_mutex_lock(&pages->mutex);
-    while (pages->n_copied == pages->n_written && !pages->given_up)
-        pthread_cond_wait(&pages->news, &pages->mutex);
-    int at = pages->given_up ? -1 : pages->n_written % pages->options.n_buffers;
-    pthread_mutex_unlock(&pages->mutex);
-    return at < 0 ? NULL : pages->buffer + (size_t)at * pages->page_bytes;
-}
-
-/* One more buffer is filled, or emptied. */
-static void count_buffer(struct checkpoint_pages *pages, int *counter) {
-    pthread_mutex_lock(&pages->mutex);
-    *counter += 1;
-    pthread_cond_signal(&pages->news);
-    pthread_mutex_unlock(&pages->mutex);
-}
-
 /* ---- the background ---------------------------------------------------------------------------
  */
 
-/* Write the file of this checkpoint. After a failure the buffers are still emptied, so that decode
- * can go on. */
+static unsigned char *buffer_at(const struct checkpoint_pages *pages, int number) {
+    return pages->buffer + (size_t)(number % pages->options.n_buffers) * pages->buffer_bytes;
+}
+
+/* To memory, by either thread; the page is WANTED_READING meanwhile. */
+static void read_page(const struct checkpoint_pages *pages, int row, unsigned char *to) {
+    const struct checkpoint_pages_options *o = &pages->options;
+    const struct wanted_page *wanted = &pages->wanted[row];
+    o->device_ops->read_page(o->device, to, o->cache, wanted->physical, wanted->n_tokens);
+}
+
+/* Wait for a page and take it: the oldest of those that the decoding thread has copied, else the
+ * next that lies in the cache. -1: the file is given up. *page is its content, in a buffer if
+ * *buffered. */
+static int take_page(struct checkpoint_pages *pages, unsigned char **page, bool *buffered) {
+    int row = -1;
+    pthread_mutex_lock(&pages->mutex);
+    for (;;) {
+        while (pages->n_passed < pages->n_new &&
+               pages->wanted[pages->n_passed].state != WANTED_CACHED)
+            pages->n_passed++;
+        *buffered = pages->n_copied > pages->n_written;
+        if (pages->given_up || *buffered || pages->n_passed < pages->n_new) break;
+        pthread_cond_wait(&pages->news, &pages->mutex);
+    }
+    if (!pages->given_up && *buffered) {
+        row = pages->buffer_row[pages->n_written % pages->options.n_buffers];
+        *page = buffer_at(pages, pages->n_written);
+    } else if (!pages->given_up) {
+        row = pages->n_passed;
+        *page = pages->page;
+        pages->wanted[row].state = WANTED_READING;
+    }
+    pthread_mutex_unlock(&pages->mutex);
+    return row;
+}
+
+/* Say that a page was read, or that a buffer is free, or that nothing is wanted any more. */
+static void tell(struct checkpoint_pages *pages, enum wanted_state *state, int *counter,
+                 bool given_up) {
+    pthread_mutex_lock(&pages->mutex);
+    if (state) *state = WANTED_READ;
+    if (counter) *counter += 1;
+    pages->given_up |= given_up;
+    pthread_cond_broadcast(&pages->news);
+    pthread_mutex_unlock(&pages->mutex);
+}
+
+static bool write_pages(struct checkpoint_pages *pages, struct kv_file *file) {
+    for (int n = 0; n < pages->n_new; n++) {
+        unsigned char *page;
+        bool buffered;
+        int row = take_page(pages, &page, &buffered);
+        if (row < 0)
+            return fault_world(&pages->fault,
+                               "%s is written too slowly: decode waited %g s for a page to be free",
+                               pages->name, pages->options.patience_s);
+        if (!buffered) {
+            read_page(pages, row, page);
+            tell(pages, &pages->wanted[row].state, NULL, false);
+        }
+        if (!kv_file_write(file, row, page, &pages->fault)) return false;
+        if (buffered) tell(pages, NULL, &pages->n_written, false);
+    }
+    return true;
+}
+
+/* Write the file of this checkpoint. After a failure no page is wanted any more, so that decode can
+ * go on. */
 static void write_file(void *argument) {
     struct checkpoint_pages *pages = argument;
     const struct checkpoint_pages_options *o = &pages->options;
     struct kv_file *file = NULL;
     int64_t n_bytes;
     bool good =
-        kv_file_create(&file, o->folder, pages->name, &pages->about, pages->n_new, &pages->fault);
-    for (int row = 0; row < pages->n_new; row++) {
-        const unsigned char *page = wait_buffer(pages);
-        if (!page) {
-            good = fault_world(&pages->fault, "%s could not be written within %g s", pages->name,
-                               o->patience_s);
-            break;
-        }
-        good = good && kv_file_write(file, row, page, &pages->fault);
-        count_buffer(pages, &pages->n_written);
-    }
+        kv_file_create(&file, o->folder, pages->name, &pages->about, pages->n_new, &pages->fault) &&
+        write_pages(pages, file);
     if (good) {
         good = kv_file_commit(file, pages->index, (size_t)pages->n_index, pages->older,
                               pages->n_older, &n_bytes, &pages->fault);
     } else {
+        tell(pages, NULL, NULL, true);
         kv_file_discard(file);
     }
     pages->good = good;
@@ -182,6 +191,50 @@ void checkpoint_pages_name(char name[CHECKPOINT_NAME_BYTES], int64_t number, int
              head_index);
 }
 
+/* Wait for news from the background; false when decode has waited long enough in this step. Under
+ * the mutex. */
+static bool wait_for_news(struct checkpoint_pages *pages) {
+    int64_t until_ns = clock_now_ns() + pages->left_ns, now_ns;
+    struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
+    int error = pthread_cond_timedwait(&pages->news, &pages->mutex, &until);
+    now_ns = clock_now_ns();
+    pages->left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    return error == 0;
+}
+
+/* Until the page has been read, or can be: returns true then, and it is this thread's to read. */
+static bool claim(struct checkpoint_pages *pages, struct wanted_page *wanted) {
+    pthread_mutex_lock(&pages->mutex);
+    while (!pages->given_up && wanted->state != WANTED_READ) {
+        bool room = pages->n_copied - pages->n_written < pages->options.n_buffers;
+        if (wanted->state == WANTED_CACHED && room) break;
+        if (!wait_for_news(pages)) pages->given_up = true;
+    }
+    bool claimed = !pages->given_up && wanted->state == WANTED_CACHED;
+    if (claimed) wanted->state = WANTED_READING;
+    pthread_cond_broadcast(&pages->news);
+    pthread_mutex_unlock(&pages->mutex);
+    return claimed;
+}
+
+void checkpoint_pages_save(void *argument, int32_t physical) {
+    struct checkpoint_pages *pages = argument;
+    int row = pages->wanted_row[physical];
+    if (row < 0) return;
+    int64_t begin_ns = clock_now_ns();
+    pages->wanted_row[physical] = -1;
+    if (claim(pages, &pages->wanted[row])) {
+        read_page(pages, row, buffer_at(pages, pages->n_copied));
+        pages->buffer_row[pages->n_copied % pages->options.n_buffers] = row;
+        tell(pages, &pages->wanted[row].state, &pages->n_copied, false);
+    }
+    pages->held_ns += clock_now_ns() - begin_ns;
+}
+
+void checkpoint_pages_tick(struct checkpoint_pages *pages) {
+    pages->left_ns = (int64_t)(pages->options.patience_s * 1e9);
+}
+
 static void forget_places(struct checkpoint_pages *pages) {
     for (int page = 0; page < pages->options.cache->n_pages; page++)
         pages->place[page].file = -1;
@@ -189,21 +242,29 @@ static void forget_places(struct checkpoint_pages *pages) {
 
 void checkpoint_pages_open(struct checkpoint_pages **opened,
                            const struct checkpoint_pages_options *options) {
-    REQUIRE(options->n_buffers >= 2, "%d buffers", options->n_buffers);
+    REQUIRE(options->n_buffers >= 1, "%d buffers", options->n_buffers);
     struct checkpoint_pages *pages = check_alloc(1, sizeof *pages);
     const struct kv_cache *cache = options->cache;
     size_t n_pages = (size_t)cache->n_pages;
     pages->options = *options;
     pages->layer_bytes = 2 * (size_t)cache->n_kv_heads * PAGE_TOKENS * (size_t)cache->head_dim *
                          element_bytes(cache->element);
-    pages->page_bytes = (size_t)cache->n_layers * pages->layer_bytes;
+    size_t page_bytes = (size_t)cache->n_layers * pages->layer_bytes;
+    pages->buffer_bytes = (page_bytes + KV_FILE_ROOM_BYTES + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     pages->place = check_alloc(n_pages, sizeof *pages->place);
     forget_places(pages);
     pages->index = check_alloc(n_pages, sizeof *pages->index);
     pages->physical = check_alloc(n_pages, sizeof *pages->physical);
     pages->n_uses = check_alloc(n_pages, sizeof *pages->n_uses);
+    pages->wanted = check_alloc(n_pages, sizeof *pages->wanted);
+    pages->wanted_row = check_alloc(n_pages, sizeof *pages->wanted_row);
+    for (int page = 0; page < cache->n_pages; page++)
+        pages->wanted_row[page] = -1;
     pages->layer = check_alloc(1, pages->layer_bytes);
-    pages->buffer = check_alloc((size_t)options->n_buffers, pages->page_bytes);
+    pages->buffer_row = check_alloc((size_t)options->n_buffers, sizeof *pages->buffer_row);
+    size_t n_memory = ((size_t)options->n_buffers + 1) * pages->buffer_bytes;
+    pages->buffer = options->device_ops->alloc_host(options->device, n_memory);
+    pages->page = pages->buffer + (size_t)options->n_buffers * pages->buffer_bytes;
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -225,8 +286,11 @@ void checkpoint_pages_close(struct checkpoint_pages *pages) {
     free(pages->index);
     free(pages->physical);
     free(pages->n_uses);
+    free(pages->wanted);
+    free(pages->wanted_row);
     free(pages->layer);
-    free(pages->buffer);
+    free(pages->buffer_row);
+    pages->options.device_ops->release_host(pages->options.device, pages->buffer);
     free(pages);
 }
 
@@ -245,23 +309,19 @@ void checkpoint_pages_begin(struct checkpoint_pages *pages, int64_t number, uint
     make_index(pages, kept, n_kept);
     pages->good = pages->given_up = false;
     pages->fault = (struct fault){0};
-    pages->n_copied = pages->n_written = 0;
-    pages->until_ns = clock_now_ns() + (int64_t)(pages->options.patience_s * 1e9);
-    background_begin(pages->options.background, write_file, pages);
-    for (int at = 0; at < pages->n_index; at++) {
-        if (pages->index[at].file != 0) continue;
-        unsigned char *buffer = begin_buffer(pages);
-        if (!buffer) break;
-        copy_out(pages, pages->physical[at], pages->index[at].n_tokens, buffer);
-        count_buffer(pages, &pages->n_copied);
-    }
+    pages->n_copied = pages->n_written = pages->n_passed = 0;
+    pages->held_ns = 0;
+    checkpoint_pages_tick(pages);
     for (int at = 0; at < pages->n_index; at++) /* as handed out now, whatever comes */
         pages->n_uses[at] = pages->options.kv->n_uses[pages->physical[at]];
+    pages->options.device_ops->settle(pages->options.device); /* all that is kept is in the cache */
+    background_begin(pages->options.background, write_file, pages);
 }
 
 bool checkpoint_pages_result(const struct checkpoint_pages *pages,
                              struct checkpoint_pages_written *written, struct fault *fault) {
-    *written = (struct checkpoint_pages_written){.n_pages = pages->n_index, .n_new = pages->n_new};
+    *written = (struct checkpoint_pages_written){
+        .n_pages = pages->n_index, .n_new = pages->n_new, .held_s = (double)pages->held_ns * 1e-9};
     if (!pages->good && !fault->kind) *fault = pages->fault;
     return pages->good;
 }
@@ -313,6 +373,8 @@ void checkpoint_pages_forget(struct checkpoint_pages *pages) {
 
 void checkpoint_pages_end(struct checkpoint_pages *pages, bool committed) {
     if (!pages->name[0]) return;
+    for (int row = 0; row < pages->n_new; row++)
+        pages->wanted_row[pages->wanted[row].physical] = -1;
     if (committed) {
         drop_dead_files(pages);
         learn_places(pages);

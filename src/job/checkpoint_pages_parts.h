@@ -22,10 +22,21 @@ struct page_file {
     int number;         /* in that one's list of older files, from 1 */
 };
 
+/* A page that the file being written holds. */
+struct wanted_page {
+    int32_t physical, n_tokens; /* page of the cache; positions of it */
+    enum wanted_state {
+        WANTED_CACHED,  /* it lies in the cache only */
+        WANTED_READING, /* one of the threads reads it */
+        WANTED_READ     /* the cache may be overwritten */
+    } state;            /* under the mutex */
+};
+
 struct checkpoint_pages {
     struct checkpoint_pages_options options;
-    size_t layer_bytes, page_bytes; /* of a page in one layer, in all */
-    struct page_place *place;       /* (n_pages of the cache) */
+    size_t layer_bytes;       /* of a page in one layer */
+    size_t buffer_bytes;      /* of one in all, and room behind it */
+    struct page_place *place; /* (n_pages of the cache) */
     int n_files;
     struct page_file *file; /* (n_files) */
     unsigned char *layer;   /* (layer_bytes) a page's layer as the cache has it */
@@ -36,16 +47,21 @@ struct checkpoint_pages {
     int n_index, n_new, n_older;
     struct kv_file_page *index; /* (n_index) */
     int32_t *physical;          /* (n_index) page of the cache */
-    int64_t until_ns;           /* clock_now_ns: all must be copied by then */
+    struct wanted_page *wanted; /* (n_new) in the order of rows */
+    int32_t *wanted_row;        /* (n_pages of the cache) the decoding thread's; -1: not wanted */
+    int64_t left_ns, held_ns;   /* decode may wait for it in this step; was kept from going on */
     uint32_t *n_uses;           /* (n_index) how often that was handed out */
     struct kv_older *older;     /* (n_older), names borrowed from file */
 
-    /* between the threads: pages wait in (n_buffers, page_bytes) */
-    unsigned char *buffer;
+    /* between the threads: copied pages wait in (n_buffers, buffer_bytes) */
+    unsigned char *buffer; /* the device's, as this one behind it: */
+    unsigned char *page;   /* (buffer_bytes) the background's */
+    int *buffer_row;       /* (n_buffers) */
     pthread_mutex_t mutex;
     pthread_cond_t news;
-    int n_copied, n_written; /* under the mutex, */
-    bool given_up;           /* as this: no buffer came free in time */
+    int n_passed;            /* the background's: of these rows none lies in the cache only */
+    int n_copied, n_written; /* of buffers; under the mutex, */
+    bool given_up;           /* as this: nothing is wanted any more */
 
     /* the background's, read when it is idle */
     bool good;

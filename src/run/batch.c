@@ -271,6 +271,12 @@ const struct kv *batch_kv(const struct batch *batch) {
     return batch->holds_kv ? &batch->kv : NULL;
 }
 
+void batch_watch(struct batch *batch, void (*taking)(void *argument, int32_t page),
+                 void *argument) {
+    batch->kv.taking = taking;
+    batch->kv.taking_argument = argument;
+}
+
 struct batch_counts batch_counts(const struct batch *batch) {
     return leader_counts(batch->leader);
 }

@@ -49,6 +49,7 @@ void kv_extend(struct kv *kv, int sequence, int n_tokens) {
     int32_t *page = kv->page + (size_t)sequence * (size_t)kv->max_pages;
     for (; missing > 0; missing--) {
         int32_t taken = kv->free_page[--kv->n_free];
+        if (kv->taking) kv->taking(kv->taking_argument, taken);
         page[kv->n_held[sequence]++] = taken;
         kv->n_uses[taken] += 1;
     }
