@@ -30,7 +30,7 @@ static inline bool architecture_runs(const char *word, int major, int minor) {
 }
 
 static inline bool architectures_run(const char *list, int major, int minor) {
-    for (const char *comma; (comma = strchr(list, ',')); list = comma + 1)
+    for (const char *comma; (comma = strchr(list, ',')) != NULL; list = comma + 1)
         if (architecture_runs(list, major, minor)) return true;
     return architecture_runs(list, major, minor);
 }
