@@ -68,8 +68,8 @@ struct device {
     cudaStream_t copies; /* read_page's, of any thread */
     struct cuda_rows *rows; /* (n_slots) */
     char description[160];
-    struct matmuls *matmuls;     /* matmul.cu's */
-    struct skinny_maps *skinny;  /* skinny.cu's */
+    struct matmuls *matmuls;         /* matmul.cu's */
+    struct tensor_maps *tensor_maps; /* tensor_map.cu's */
     struct sampler *sampler;     /* sample.cu's; NULL unless this rank samples */
     struct records *records;     /* replay.cu's */
     int padded;                  /* while a run is recorded: rows of every launch; else 0 */
@@ -247,13 +247,21 @@ void matmul_close(struct device *device);
 void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
                  const struct weight *weight, const struct weight *bias);
 
-/* skinny.cu: out = x W^T + bias for few rows. x as matmul.cu prepares it: its address and its rows
- * multiples of 16 bytes. False, and nothing is done, where cuBLASLt is the better or the only one. */
-void skinny_prepare(struct device *device);
-void skinny_close(struct device *device);
+/* tensor_map.cu */
+void tensor_map_prepare(struct device *device);
+void tensor_map_close(struct device *device);
+
+/* skinny.cu and stout.cu: out = x W^T + bias for few rows, and for more. x as matmul.cu prepares it:
+ * its address and its rows multiples of 16 bytes. False, and nothing is done, where the other or
+ * cuBLASLt is the better or the only one. */
+void skinny_prepare(void);
 bool skinny_matmul(struct device *device, int n_rows, const struct value *out,
                    const __nv_bfloat16 *x, int x_stride, const struct weight *weight,
                    const float *bias);
+void stout_prepare(void);
+bool stout_matmul(struct device *device, int n_rows, const struct value *out,
+                  const __nv_bfloat16 *x, int x_stride, const struct weight *weight,
+                  const float *bias);
 
 /* sample.cu */
 size_t sample_bytes(const struct device_limits *limits);

@@ -1,5 +1,5 @@
 /* matmul.cu - out (rows, N) = x (rows, K) W^T + bias through cuBLASLt (device.h), or through skinny.cu
- * where that says so.
+ * or stout.cu where they say so.
  *
  * cuBLASLt sees columns first: out^T (N, rows) = W (N, K) x^T (K, rows), W transposed. What it needs is
  * prepared where a value does not give it: x becomes bf16 with rows of a multiple of 8 elements, an
@@ -89,7 +89,9 @@ void matmul_prepare(struct device *device) {
     matmuls->cache = open_cache(device);
     matmuls->plan = (struct matmul_plan *)check_alloc(MOST_KEPT, sizeof *matmuls->plan);
     device->matmuls = matmuls;
-    skinny_prepare(device);
+    tensor_map_prepare(device);
+    skinny_prepare();
+    stout_prepare();
 }
 
 void matmul_close(struct device *device) {
@@ -108,7 +110,7 @@ void matmul_close(struct device *device) {
                  matmuls->n_recalled, matmuls->n_timed);
     free(matmuls->plan);
     free(matmuls);
-    skinny_close(device);
+    tensor_map_close(device);
 }
 
 /* ---- values that are not fit as they are ------------------------------------------------------
@@ -350,8 +352,10 @@ void cuda_matmul(struct device *device, int n_rows, struct value out, struct val
         CHECK_LAUNCH();
         from = narrow;
     }
-    if (skinny_matmul(device, n_rows, &out, (const __nv_bfloat16 *)from, plan.x_stride, weight,
-                      bias ? bias->vector : NULL))
+    const float *added = bias ? bias->vector : NULL;
+    const __nv_bfloat16 *rows = (const __nv_bfloat16 *)from;
+    if (skinny_matmul(device, n_rows, &out, rows, plan.x_stride, weight, added) ||
+        stout_matmul(device, n_rows, &out, rows, plan.x_stride, weight, added))
         return;
     if (!bias && is_fit(&out, 8)) {
         plan.out = out.element;
@@ -366,7 +370,6 @@ void cuda_matmul(struct device *device, int n_rows, struct value out, struct val
     multiply(device, &plan, wide, from, weight);
     WITH_TYPE(out.element, To,
               (spread_kernel<To><<<n_rows, 256, 0, device->stream>>>(
-                  (To *)value_data(&out), out.stride, wide, plan.out_stride,
-                  bias ? bias->vector : NULL, weight->rows)));
+                  (To *)value_data(&out), out.stride, wide, plan.out_stride, added, weight->rows)));
     CHECK_LAUNCH();
 }

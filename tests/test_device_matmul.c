@@ -202,21 +202,22 @@ static void narrow_weights(void **state) {
     subjects_close(&subjects);
 }
 
-enum { MOST_FEW = 33 };
+enum { MOST_FEW = 128 };
 
 /* A product of bf16 numbers, as between operators of a model, and what it should be. */
 struct few_case {
     int rows, columns; /* of the weight */
     float *weight;     /* (rows, columns) */
     float *bias;       /* (rows) */
-    float *x;          /* (MOST_FEW, columns) */
-    double *y, *size;  /* (MOST_FEW, rows) the sum over k of x w and of |x w|, without bias */
+    int n_rows;        /* of x */
+    float *x;          /* (n_rows, columns) */
+    double *y, *size;  /* (n_rows, rows) the sum over k of x w and of |x w|, without bias */
 };
 
-static struct few_case few_open(int rows, int columns) {
+static struct few_case few_open(int rows, int columns, int n_rows) {
     struct dice dice = {(uint64_t)rows * 1009 + (uint64_t)columns};
-    struct few_case c = {.rows = rows, .columns = columns};
-    size_t n_weights = (size_t)rows * (size_t)columns, n_x = (size_t)MOST_FEW * (size_t)columns;
+    struct few_case c = {.rows = rows, .columns = columns, .n_rows = n_rows};
+    size_t n_weights = (size_t)rows * (size_t)columns, n_x = (size_t)n_rows * (size_t)columns;
     c.weight = roll_floats(&dice, n_weights, -0.125f, 0.125f);
     c.bias = roll_floats(&dice, (size_t)rows, -3, 3);
     c.x = roll_floats(&dice, n_x, -2, 2);
@@ -224,9 +225,9 @@ static struct few_case few_open(int rows, int columns) {
         c.weight[k] = quant_from_bf16(quant_to_bf16(c.weight[k]));
     for (size_t k = 0; k < n_x; k++)
         c.x[k] = quant_from_bf16(quant_to_bf16(c.x[k]));
-    c.y = take((size_t)MOST_FEW * (size_t)rows, sizeof *c.y);
-    c.size = take((size_t)MOST_FEW * (size_t)rows, sizeof *c.size);
-    for (int row = 0; row < MOST_FEW; row++) {
+    c.y = take((size_t)n_rows * (size_t)rows, sizeof *c.y);
+    c.size = take((size_t)n_rows * (size_t)rows, sizeof *c.size);
+    for (int row = 0; row < n_rows; row++) {
         for (int column = 0; column < rows; column++) {
             const float *x = c.x + (size_t)row * (size_t)columns;
             const float *w = c.weight + (size_t)column * (size_t)columns;
@@ -287,29 +288,83 @@ static void few_rows(const struct subject *subject, const struct few_case *c, in
     value_release(subject, &wide);
 }
 
+/* Whether a device is there that does not promise the bits of every_type_in_every_number_of_rows.
+ */
+static bool any_inexact(const struct subjects *subjects) {
+    for (int at = 0; at < subjects->n; at++)
+        if (!subjects->at[at].exact) return true;
+    return false;
+}
+
+static void check_few_shape(const struct subjects *subjects, int rows, int columns,
+                            const int *n_rows, int n_counts) {
+    struct few_case c = few_open(rows, columns, n_rows[n_counts - 1]);
+    for (int at = 0; at < subjects->n; at++) {
+        const struct subject *subject = &subjects->at[at];
+        if (subject->exact && n_rows[n_counts - 1] > MOST_ROWS) continue;
+        struct weight *weight = load_floats(subject, c.rows, c.columns, c.weight);
+        struct weight *bias = load_floats(subject, 1, c.rows, c.bias);
+        for (int count = 0; count < n_counts; count++)
+            few_rows(subject, &c, n_rows[count], weight, bias);
+        subject->ops->unload(subject->device, weight);
+        subject->ops->unload(subject->device, bias);
+    }
+    few_close(&c);
+}
+
 /* Heights at which a GPU of 132 processors takes 1, 2, 3 and more tiles of 16 rows of a weight a
- * block, in one pass and in several; widths that end inside what is read at once, or that one of two
- * blocks has nothing of; and a height and a width that go another way. */
+ * block, in one pass and in several; widths that end inside what is read at once; and a height and
+ * a width that go another way. */
 static void few_rows_of_activations(void **state) {
     (void)state;
     static const int shapes[][2] = {{16, 64},    {37, 8256},   {1000, 1088},
                                     {2500, 192}, {2500, 2112}, {4250, 1088},
                                     {29000, 64}, {65600, 64},  {300, 72}};
-    static const int n_rows[] = {1, 2, 7, 8, 9, 16, 17, 31, 32, MOST_FEW};
+    static const int n_rows[] = {1, 2, 7, 8, 9, 16, 17, 33};
     struct subjects subjects = subjects_open(&limits);
-    for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
-        struct few_case c = few_open(shapes[shape][0], shapes[shape][1]);
-        for (int at = 0; at < subjects.n; at++) {
-            const struct subject *subject = &subjects.at[at];
-            struct weight *weight = load_floats(subject, c.rows, c.columns, c.weight);
-            struct weight *bias = load_floats(subject, 1, c.rows, c.bias);
-            for (size_t count = 0; count < sizeof n_rows / sizeof *n_rows; count++)
-                few_rows(subject, &c, n_rows[count], weight, bias);
-            subject->ops->unload(subject->device, weight);
-            subject->ops->unload(subject->device, bias);
-        }
-        few_close(&c);
-    }
+    for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++)
+        check_few_shape(&subjects, shapes[shape][0], shapes[shape][1], n_rows,
+                        sizeof n_rows / sizeof *n_rows);
+    subjects_close(&subjects);
+}
+
+static const struct device_limits more_limits = {.n_slots = 1,
+                                                 .max_rows = MOST_FEW,
+                                                 .max_picked = 1,
+                                                 .max_sequences = 1,
+                                                 .context = MOST_FEW,
+                                                 .vocabulary = 1};
+
+/* Heights at which such a GPU takes from 16 to 224 rows of a weight a block, the last block not
+ * full, with columns whole or cut in two; widths that end inside what is read at once, and that one
+ * of two blocks has nothing of; a height that goes another way. */
+static void more_rows_of_activations(void **state) {
+    (void)state;
+    static const int shapes[][2] = {{2000, 448}, {3000, 64},  {4048, 832},  {6040, 320},
+                                    {8200, 128}, {10400, 64}, {12000, 64},  {16400, 64},
+                                    {20008, 64}, {25000, 64}, {29000, 128}, {4044, 64}};
+    static const int n_rows[][4] = {{17, 64, 65, 128},
+                                    {32, 33, 100, 127},
+                                    {40, 64, 96, 128},
+                                    {33, 48, 65, 72},
+                                    {17, 40, 80, 127}};
+    struct subjects subjects = subjects_open(&more_limits);
+    for (size_t shape = 0; any_inexact(&subjects) && shape < sizeof shapes / sizeof *shapes;
+         shape++)
+        check_few_shape(&subjects, shapes[shape][0], shapes[shape][1],
+                        n_rows[shape % (sizeof n_rows / sizeof *n_rows)], 4);
+    subjects_close(&subjects);
+}
+
+/* More than all of shared memory holds, in one pass and in several. */
+static void more_rows_and_long_weights(void **state) {
+    (void)state;
+    static const int shapes[][2] = {{4048, 2688}, {29000, 448}, {50000, 192}};
+    static const int n_rows[] = {33, 65};
+    struct subjects subjects = subjects_open(&more_limits);
+    for (size_t shape = 0; any_inexact(&subjects) && shape < sizeof shapes / sizeof *shapes;
+         shape++)
+        check_few_shape(&subjects, shapes[shape][0], shapes[shape][1], n_rows, 2);
     subjects_close(&subjects);
 }
 
@@ -470,6 +525,8 @@ int main(void) {
         cmocka_unit_test(tall_weights_are_shared_by_threads),
         cmocka_unit_test(narrow_weights),
         cmocka_unit_test(few_rows_of_activations),
+        cmocka_unit_test(more_rows_of_activations),
+        cmocka_unit_test(more_rows_and_long_weights),
         cmocka_unit_test(weights_joined_of_tensors),
         cmocka_unit_test(more_rows_than_tiles_times_rows_fit_an_int),
         cmocka_unit_test(embed_gives_the_rows_of_the_table),
