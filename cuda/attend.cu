@@ -1,5 +1,5 @@
-/* attend.cu - the KV cache and attention of the CUDA device: packing, appending, and the plan by
- * which the kernels of attend_narrow.cu, attend_wide.cu and attend_plain.cu share a step's work.
+/* attend.cu - the KV cache and attention of the CUDA device: appending, and the plan by which
+ * the kernels of attend_narrow.cu, attend_wide.cu and attend_plain.cu share a step's work.
  *
  * The plan is made on the host when a step begins, for lengths come with the header, and travels to
  * the device with one copy; all layers use it. It holds a cut (attend_parts.cuh) for each kind of
@@ -276,41 +276,8 @@ void attend_begin(struct device *device, const struct rows *rows) {
     CHECK_CUDA(cudaEventRecord(plan->copied[at], device->stream));
 }
 
-/* ---- packing and appending --------------------------------------------------------------------
+/* ---- appending --------------------------------------------------------------------------------
  */
-
-template <class To, class From>
-__global__ void pack_kernel(To *out, const From *k, const From *v, int out_stride, int k_stride,
-                            int v_stride, int width, int head_dim) {
-    follow_on();
-    size_t row = blockIdx.x;
-    for (int at = (int)threadIdx.x; at < width; at += (int)blockDim.x) {
-        To *to = out + row * (size_t)out_stride + (size_t)(at / head_dim * 2 * head_dim) +
-                 (size_t)(at % head_dim);
-        to[0] = from_float<To>(to_float(k[row * (size_t)k_stride + (size_t)at]));
-        to[head_dim] = from_float<To>(to_float(v[row * (size_t)v_stride + (size_t)at]));
-    }
-}
-
-template <class To>
-static void pack_to(struct device *device, int n_rows, const struct value &out,
-                    const struct value &k, const struct value &v, int head_dim) {
-    int threads = k.columns < 256 ? (k.columns + 31) / 32 * 32 : 256;
-    WITH_TYPE(k.element, From,
-              launch_following(device, pack_kernel<To, From>, (unsigned)n_rows, (unsigned)threads, 0,
-                               (To *)value_data(&out), (const From *)value_data(&k),
-                               (const From *)value_data(&v), out.stride, k.stride, v.stride,
-                               k.columns, head_dim));
-}
-
-void cuda_pack_kv(struct device *device, int n_rows, struct value out, struct value k,
-                  struct value v, int head_dim) {
-    n_rows = launch_rows(device, n_rows);
-    if (n_rows == 0) return;
-    if (out.element == ELEMENT_F32) pack_to<float>(device, n_rows, out, k, v, head_dim);
-    if (out.element == ELEMENT_F16) pack_to<__half>(device, n_rows, out, k, v, head_dim);
-    if (out.element == ELEMENT_BF16) pack_to<__nv_bfloat16>(device, n_rows, out, k, v, head_dim);
-}
 
 /* kv (rows, kv heads, 2, head_dim) into the pages of its rows, in words of W: a row is 2 *
  * n_kv_heads runs of `run` words. */
@@ -337,7 +304,7 @@ static size_t layer_bytes(const struct kv_cache *cache) {
            element_bytes(cache->element);
 }
 
-static unsigned char *layer_data(const struct kv_cache *cache, int layer) {
+unsigned char *cache_layer(const struct kv_cache *cache, int layer) {
     return cache->buffer->data + (size_t)layer * layer_bytes(cache);
 }
 
@@ -350,7 +317,7 @@ static void append_words(struct device *device, const struct rows *rows,
     int words = 2 * cache->n_kv_heads * run, threads = words < 256 ? (words + 31) / 32 * 32 : 256;
     int n_rows = launch_rows(device, rows->n_rows);
     launch_following(device, append_kernel<W>, (unsigned)n_rows, (unsigned)threads, 0,
-                     layer_data(cache, layer), (const unsigned char *)value_data(&kv),
+                     cache_layer(cache, layer), (const unsigned char *)value_data(&kv),
                      (size_t)kv.stride * element, cache->n_kv_heads, run, r->chunk, r->row_chunk,
                      r->page, r->n_live);
 }
@@ -377,7 +344,7 @@ static struct attend_call call_of(const struct device *device, const struct rows
     const struct attention *attention = device->attention;
     const struct cuda_rows *r = &device->rows[rows->slot];
     struct attend_call call = {};
-    call.kv = layer_data(cache, shape.layer);
+    call.kv = cache_layer(cache, shape.layer);
     call.q = value_data(q);
     call.out = value_data(out);
     call.q_stride = q->stride;

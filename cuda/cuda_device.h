@@ -185,13 +185,15 @@ template <class T> __device__ inline T from_float(float x) {
     return (T)x;
 }
 
+__device__ inline float swiglu_of(float gate, float up) {
+    return gate / (1.0f + expf(-gate)) * up;
+}
+
 /* rows.cu: the operators without weights matrices. */
 void cuda_embed(struct device *device, const struct rows *rows, struct value out,
                 const struct weight *table);
 void cuda_norm(struct device *device, int n_rows, struct value out, struct value x,
                const struct weight *weight, float eps);
-void cuda_rope(struct device *device, const struct rows *rows, struct value out, struct value x,
-               struct rope_shape shape, const struct weight *table);
 void cuda_add(struct device *device, int n_rows, struct value out, struct value a,
               struct value b);
 void cuda_add_norm(struct device *device, int n_rows, struct value sum, struct value out,
@@ -199,6 +201,17 @@ void cuda_add_norm(struct device *device, int n_rows, struct value sum, struct v
 void cuda_swiglu(struct device *device, int n_rows, struct value out, struct value gate,
                  struct value up);
 void cuda_pick(struct device *device, const struct rows *rows, struct value out, struct value x);
+
+/* turn.cu: heads between their product and attention. */
+void cuda_rope(struct device *device, const struct rows *rows, struct value out, struct value x,
+               struct rope_shape shape, const struct weight *table);
+void cuda_pack_kv(struct device *device, int n_rows, struct value out, struct value k,
+                  struct value v, int head_dim);
+void cuda_rope_pack(struct device *device, const struct rows *rows, struct value kv,
+                    struct turned k, struct value v);
+void cuda_rope_append(struct device *device, const struct rows *rows, struct turned q,
+                      struct turned k, struct value v, struct value kv,
+                      const struct kv_cache *cache, int layer);
 
 /* Where kernels note the time between two steps, on the device: the end of the last sample, 0 when
  * an embed has come since, and the time between them so far, which the host sees in `told`. */
@@ -246,6 +259,8 @@ void matmul_prepare(struct device *device);
 void matmul_close(struct device *device);
 void cuda_matmul(struct device *device, int n_rows, struct value out, struct value x,
                  const struct weight *weight, const struct weight *bias);
+void cuda_matmul_swiglu(struct device *device, int n_rows, struct value out, struct value both,
+                        struct value x, const struct weight *weight);
 
 /* tensor_map.cu */
 void tensor_map_prepare(struct device *device);
@@ -262,6 +277,11 @@ void stout_prepare(void);
 bool stout_matmul(struct device *device, int n_rows, const struct value *out,
                   const __nv_bfloat16 *x, int x_stride, const struct weight *weight,
                   const float *bias);
+/* The same for out = swiglu of the two halves of what bf16 would hold of x W^T. */
+bool skinny_swiglu(struct device *device, int n_rows, const struct value *out,
+                   const __nv_bfloat16 *x, int x_stride, const struct weight *weight);
+bool stout_swiglu(struct device *device, int n_rows, const struct value *out,
+                  const __nv_bfloat16 *x, int x_stride, const struct weight *weight);
 
 /* sample.cu */
 size_t sample_bytes(const struct device_limits *limits);
@@ -290,8 +310,8 @@ void attend_close(struct device *device);
 /* Called by begin, when the slot's rows stand in device->rows[slot]: cut the step's attention into
  * equal shares and enqueue their copy to the device. */
 void attend_begin(struct device *device, const struct rows *rows);
-void cuda_pack_kv(struct device *device, int n_rows, struct value out, struct value k,
-                  struct value v, int head_dim);
+/* Where a layer's pages begin. */
+unsigned char *cache_layer(const struct kv_cache *cache, int layer);
 void cuda_append_kv(struct device *device, const struct rows *rows, const struct kv_cache *cache,
                     int layer, struct value kv);
 void cuda_attend(struct device *device, const struct rows *rows, const struct kv_cache *cache,

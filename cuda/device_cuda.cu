@@ -544,9 +544,12 @@ static struct device_ops make_ops(void) {
     ops.add = cuda_add;
     ops.add_norm = cuda_add_norm;
     ops.swiglu = cuda_swiglu;
+    ops.matmul_swiglu = cuda_matmul_swiglu;
     ops.pick = cuda_pick;
     ops.pack_kv = cuda_pack_kv;
     ops.append_kv = cuda_append_kv;
+    ops.rope_pack = cuda_rope_pack;
+    ops.rope_append = cuda_rope_append;
     ops.attend = cuda_attend;
     ops.sample = cuda_sample;
     ops.put_history = cuda_put_history;

@@ -373,3 +373,19 @@ void cuda_matmul(struct device *device, int n_rows, struct value out, struct val
                   (To *)value_data(&out), out.stride, wide, plan.out_stride, added, weight->rows)));
     CHECK_LAUNCH();
 }
+
+void cuda_matmul_swiglu(struct device *device, int n_rows, struct value out, struct value both,
+                        struct value x, const struct weight *weight) {
+    int n_launched = launch_rows(device, n_rows);
+    if (n_launched == 0) return;
+    const __nv_bfloat16 *from = (const __nv_bfloat16 *)value_data(&x);
+    if (both.element == ELEMENT_BF16 && x.element == ELEMENT_BF16 && is_fit(&x, 8) &&
+        (skinny_swiglu(device, n_launched, &out, from, x.stride, weight) ||
+         stout_swiglu(device, n_launched, &out, from, x.stride, weight)))
+        return;
+    struct value gate = both, up = both;
+    gate.columns = up.columns = out.columns;
+    up.offset += (size_t)out.columns * element_bytes(both.element);
+    cuda_matmul(device, n_rows, both, x, weight, NULL);
+    cuda_swiglu(device, n_rows, out, gate, up);
+}

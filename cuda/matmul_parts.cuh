@@ -72,6 +72,11 @@ __device__ __forceinline__ void read_boxes(void *to, const CUtensorMap *map, int
                  : "memory");
 }
 
+/* What is left of a product's value where it is not written, but a part of a value that is. */
+__device__ __forceinline__ float as_bf16(float x) {
+    return to_float(from_float<__nv_bfloat16>(x));
+}
+
 /* One element of the output. */
 __device__ __forceinline__ void put(const product_call &call, int row, int column, float y) {
     size_t at = (size_t)row * (size_t)call.out_stride + (size_t)column;

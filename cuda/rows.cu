@@ -1,5 +1,5 @@
-/* rows.cu - the operators that treat each row by itself and read no matrix: embed, norm, rope, add,
- * swiglu, pick (device.h).
+/* rows.cu - the operators that treat each row by itself and read no matrix: embed, norm, add, swiglu,
+ * pick (device.h).
  *
  * All are bound by memory or by launching: a block a row, or a thread an element of a flattened
  * (rows, columns), or eight elements where rows are bf16 and aligned, as between operators of a model. Sums are f32 in a fixed tree, so a row's result does not depend on its neighbours.
@@ -167,48 +167,6 @@ void cuda_add_norm(struct device *device, int n_rows, struct value sum, struct v
     }
 }
 
-/* ---- rope: a thread a pair or a pair of columns that do not turn ------------------------------
- */
-
-template <class To, class From>
-__global__ void rope_kernel(To *out, int out_stride, const From *x, int x_stride, int n_rows,
-                            struct rope_shape shape, const float *table,
-                            const int32_t *position) {
-    follow_on();
-    int half = shape.head_dim / 2, turning = shape.n_rotated / 2;
-    size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= (size_t)n_rows * shape.n_heads * half) return;
-    int pair = (int)(at % half), head = (int)(at / half % shape.n_heads);
-    size_t row = at / half / shape.n_heads;
-    const From *from = x + row * x_stride + (size_t)head * shape.head_dim;
-    To *to = out + row * out_stride + (size_t)head * shape.head_dim;
-    if (pair >= turning) { /* behind those that turn: two columns as they are */
-        to[2 * pair] = from_float<To>(to_float(from[2 * pair]));
-        to[2 * pair + 1] = from_float<To>(to_float(from[2 * pair + 1]));
-        return;
-    }
-    const float *angles = table + (size_t)position[row] * shape.n_rotated;
-    int a = shape.interleaved ? 2 * pair : pair, b = shape.interleaved ? a + 1 : a + turning;
-    float xa = to_float(from[a]), xb = to_float(from[b]);
-    float cosine = angles[pair], sine = angles[turning + pair];
-    to[a] = from_float<To>(fmaf(xa, cosine, -(xb * sine)));
-    to[b] = from_float<To>(fmaf(xa, sine, xb * cosine));
-}
-
-void cuda_rope(struct device *device, const struct rows *rows, struct value out, struct value x,
-               struct rope_shape shape, const struct weight *table) {
-    int n_rows = launch_rows(device, rows->n_rows);
-    size_t n = (size_t)n_rows * (size_t)shape.n_heads * (size_t)(shape.head_dim / 2);
-    if (n == 0) return;
-    REQUIRE(shape.head_dim % 2 == 0, "heads of %d", shape.head_dim);
-    WITH_TYPE(out.element, To,
-              WITH_TYPE(x.element, From,
-                        launch_following(device, rope_kernel<To, From>, blocks_for(n), ROW_THREADS,
-                                         0, (To *)value_data(&out), out.stride,
-                                         (const From *)value_data(&x), x.stride, n_rows, shape,
-                                         table->vector, device->rows[rows->slot].position)));
-}
-
 /* ---- add, swiglu, pick: a thread an element ---------------------------------------------------
  */
 
@@ -219,7 +177,7 @@ struct add_pair {
 };
 struct swiglu_pair {
     __device__ float operator()(float gate, float up) const {
-        return gate / (1.0f + expf(-gate)) * up;
+        return swiglu_of(gate, up);
     }
 };
 

@@ -18,6 +18,10 @@
  * Every stage carries x again, which comes from the L2: rows / (16 TILES) of the bytes of W. All
  * orders are fixed, so bits depend on the shape alone.
  *
+ * With gates and ups in one W (GATED) the first half of a stage's tiles are gates, the other the ups
+ * they belong to, and a block writes their swiglu: a kernel less behind the largest product of a
+ * layer.
+ *
  * Left to others (skinny_matmul says false): more than 16 rows, K that is no multiple of 64, from 9
  * rows on the widest outputs. There stout.cu or cuBLASLt is as fast, measured behind one small
  * kernel each with the shapes of Llama 3 at 1, 8 and 70 billion.
@@ -52,7 +56,10 @@ template <class S> struct __align__(1024) skinny_shared {
     uint64_t full[S::STAGES], empty[S::STAGES];
 };
 
-/* What a block multiplies: tiles [first, end) of W, by n_chunks of BOXES boxes each. */
+/* How many columns of the output, by 16, a pass over K gives. */
+template <class S, bool GATED> constexpr int PASS = GATED ? S::TILES / 2 : S::TILES;
+
+/* What a block multiplies: tiles [first, end) of the output, by n_chunks of BOXES boxes each. */
 struct skinny_share {
     int first, end, n_chunks;
 };
@@ -66,25 +73,29 @@ template <class S> __device__ skinny_share find_share(const product_call &call) 
 /* ---- the warp that reads ----------------------------------------------------------------------
  */
 
-template <class S>
-__device__ void read_stages(const CUtensorMap *weight, const CUtensorMap *x,
-                            skinny_shared<S> &shared, const skinny_share &share) {
+template <class S, bool GATED>
+__device__ void read_stages(const product_call &call, const CUtensorMap *weight,
+                            const CUtensorMap *x, skinny_shared<S> &shared,
+                            const skinny_share &share) {
+    constexpr int TILES = PASS<S, GATED>, SIDES = GATED ? 2 : 1;
     uint64_t once = policy_once(), again = policy_again();
     int tile = share.first, chunk = 0, x_chunk = 0;
     auto read_weight = [&](int stage) {
-        int n_tiles = min(S::TILES, share.end - tile);
-        barrier_expect(&shared.full[stage], S::BOXES * (n_tiles * BOX_BYTES + S::X_BYTES));
-        for (int at = 0; at < n_tiles; at++)
-            read_boxes(shared.ring[stage] + at * S::BOXES * BOX_BYTES, weight,
-                       (tile + at) * TILE_ROWS, chunk * S::BOXES, &shared.full[stage], once);
-        if (++chunk == share.n_chunks) chunk = 0, tile += S::TILES;
+        int n_tiles = min(TILES, share.end - tile);
+        barrier_expect(&shared.full[stage], S::BOXES * (SIDES * n_tiles * BOX_BYTES + S::X_BYTES));
+        for (int side = 0; side < SIDES; side++)
+            for (int at = 0; at < n_tiles; at++)
+                read_boxes(shared.ring[stage] + (side * TILES + at) * S::BOXES * BOX_BYTES, weight,
+                           side * call.n + (tile + at) * TILE_ROWS, chunk * S::BOXES,
+                           &shared.full[stage], once);
+        if (++chunk == share.n_chunks) chunk = 0, tile += TILES;
     };
     auto read_x = [&](int stage) {
         read_boxes(shared.ring[stage] + S::TILES * S::BOXES * BOX_BYTES, x, 0, x_chunk * S::BOXES,
                    &shared.full[stage], again);
         if (++x_chunk == share.n_chunks) x_chunk = 0;
     };
-    int n_items = (share.end - share.first + S::TILES - 1) / S::TILES * share.n_chunks;
+    int n_items = (share.end - share.first + TILES - 1) / TILES * share.n_chunks;
     int n_early = min(n_items, S::STAGES);
     for (int item = 0; item < n_early; item++)
         read_weight(item);
@@ -146,7 +157,7 @@ template <class S> __device__ __forceinline__ void multiplying_barrier() {
 }
 
 /* Sum the teams and write columns [column, column + n) of the output, eight rows at a time. */
-template <class S>
+template <class S, bool GATED>
 __device__ void finish(const product_call &call, skinny_shared<S> &shared,
                        const skinny_sums<S> &sums, int team, int member, int column, int n) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -157,20 +168,25 @@ __device__ void finish(const product_call &call, skinny_shared<S> &shared,
 #pragma unroll
         for (int own = 0; own < S::OWN; own++) {
             int tile = member + own * S::SHARING;
-            if (tile * TILE_ROWS >= n) continue;
+            if (tile % PASS<S, GATED> * TILE_ROWS >= n) continue;
             const float(&from)[4] = sums.at[own][eight];
             float *to = shared.sums + (team * 8 + 2 * t) * S::STRIDE + tile * TILE_ROWS + g;
             to[0] = from[0], to[S::STRIDE] = from[1];
             to[8] = from[2], to[S::STRIDE + 8] = from[3];
         }
         multiplying_barrier<S>();
-        for (int at = threadIdx.x; at < n_rows * S::ROWS; at += S::THREADS) {
-            int row = at / S::ROWS, k = at % S::ROWS;
+        constexpr int COLUMNS = PASS<S, GATED> * TILE_ROWS;
+        for (int at = threadIdx.x; at < n_rows * COLUMNS; at += S::THREADS) {
+            int row = at / COLUMNS, k = at % COLUMNS;
             if (k >= n) continue;
-            float y = 0;
+            float y = 0, up = 0;
 #pragma unroll
-            for (int other = 0; other < S::TEAMS; other++)
-                y += shared.sums[(other * 8 + row) * S::STRIDE + k];
+            for (int other = 0; other < S::TEAMS; other++) {
+                const float *sum = shared.sums + (other * 8 + row) * S::STRIDE + k;
+                y += sum[0];
+                if constexpr (GATED) up += sum[COLUMNS];
+            }
+            if constexpr (GATED) y = swiglu_of(as_bf16(y), as_bf16(up));
             if (call.bias) y += call.bias[column + k];
             put(call, eight * 8 + row, column + k, y);
         }
@@ -178,13 +194,14 @@ __device__ void finish(const product_call &call, skinny_shared<S> &shared,
     }
 }
 
-template <class S>
+template <class S, bool GATED>
 __device__ void multiply_stages(const product_call &call, skinny_shared<S> &shared,
                                 const skinny_share &share) {
     int warp = threadIdx.x / 32, member = warp % S::SHARING, team = warp / S::SHARING;
     int stage = team, chunk = team; /* of this pass; a team takes every TEAMSth */
     unsigned parity = 0;
-    for (int tile = share.first; tile < share.end; tile += S::TILES, chunk -= share.n_chunks) {
+    constexpr int TILES = PASS<S, GATED>;
+    for (int tile = share.first; tile < share.end; tile += TILES, chunk -= share.n_chunks) {
         skinny_sums<S> sums = {};
         for (; chunk < share.n_chunks; chunk += S::TEAMS) {
             barrier_wait(&shared.full[stage], parity);
@@ -195,15 +212,15 @@ __device__ void multiply_stages(const product_call &call, skinny_shared<S> &shar
             if (stage >= S::STAGES) stage -= S::STAGES, parity ^= 1;
         }
         int column = tile * TILE_ROWS;
-        int n = min(min(S::TILES, share.end - tile) * TILE_ROWS, call.n - column);
-        finish<S>(call, shared, sums, team, member, column, n);
+        int n = min(min(TILES, share.end - tile) * TILE_ROWS, call.n - column);
+        finish<S, GATED>(call, shared, sums, team, member, column, n);
     }
 }
 
 /* ---- one launch -------------------------------------------------------------------------------
  */
 
-template <class S>
+template <class S, bool GATED>
 __global__ void __launch_bounds__(S::THREADS + 32, 1)
     skinny_kernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
                   const product_call call) {
@@ -218,8 +235,8 @@ __global__ void __launch_bounds__(S::THREADS + 32, 1)
     }
     __syncthreads();
     skinny_share share = find_share<S>(call);
-    if (threadIdx.x == S::THREADS) read_stages<S>(&weight, &x, shared, share);
-    if (threadIdx.x < S::THREADS) multiply_stages<S>(call, shared, share);
+    if (threadIdx.x == S::THREADS) read_stages<S, GATED>(call, &weight, &x, shared, share);
+    if (threadIdx.x < S::THREADS) multiply_stages<S, GATED>(call, shared, share);
 }
 
 /* The instances that there are, asked for in one place: for up to 8 and 16 rows, and for the most
@@ -234,51 +251,80 @@ template <typename Do> static void for_instance(int n_rows, int most_tiles, Do a
     }
 }
 
-struct launch_skinny {
+/* The same for gates and ups at once: each pass takes both sides of half as many columns. */
+template <typename Do> static void for_gated(int n_rows, Do act) {
+    if (n_rows <= 8) {
+        act.template operator()<skinny<2, 2, 5, 4, 1, 10>>();
+    } else {
+        act.template operator()<skinny<2, 2, 4, 4, 2, 8>>();
+    }
+}
+
+template <bool GATED> struct launch_skinny {
     struct device *device;
     const product_call *call;
     const struct weight *weight;
     const void *x;
     int x_stride;
     template <class S> void operator()() const {
-        int n_tiles = (weight->rows + TILE_ROWS - 1) / TILE_ROWS;
+        int n_tiles = (call->n + TILE_ROWS - 1) / TILE_ROWS;
         struct matrix_shape w = {weight->rows, weight->columns, weight->stride};
         struct matrix_shape rows = {call->n_rows, weight->columns, x_stride};
-        launch_following(device, skinny_kernel<S>, (unsigned)min(n_tiles, device->n_processors),
-                         S::THREADS + 32, sizeof(skinny_shared<S>),
+        launch_following(device, skinny_kernel<S, GATED>,
+                         (unsigned)min(n_tiles, device->n_processors), S::THREADS + 32,
+                         sizeof(skinny_shared<S>),
                          row_map(device, weight->matrix, w, TILE_ROWS, S::BOXES),
                          row_map(device, x, rows, S::EIGHTS * 8, S::BOXES), *call);
     }
 };
 
+static product_call call_of(int n, int n_rows, const struct value *out, const struct weight *weight,
+                            const float *bias) {
+    return {n,
+            n_rows,
+            weight->columns / BOX,
+            value_data(out),
+            out->stride,
+            out->element == ELEMENT_F32,
+            bias};
+}
+
+static bool is_skinny(int n_rows, const struct weight *weight) {
+    bool narrow = weight->rows <= MOST_COLUMNS || n_rows <= 8;
+    return n_rows <= MOST_ROWS && narrow && weight->columns % BOX == 0;
+}
+
 bool skinny_matmul(struct device *device, int n_rows, const struct value *out,
                    const __nv_bfloat16 *x, int x_stride, const struct weight *weight,
                    const float *bias) {
-    bool narrow = weight->rows <= MOST_COLUMNS || n_rows <= 8;
-    if (n_rows > MOST_ROWS || !narrow || weight->columns % BOX != 0) return false;
-    product_call call = {weight->rows,
-                         n_rows,
-                         weight->columns / BOX,
-                         value_data(out),
-                         out->stride,
-                         out->element == ELEMENT_F32,
-                         bias};
+    if (!is_skinny(n_rows, weight)) return false;
+    product_call call = call_of(weight->rows, n_rows, out, weight, bias);
     int n_tiles = (weight->rows + TILE_ROWS - 1) / TILE_ROWS;
     for_instance(n_rows, (n_tiles + device->n_processors - 1) / device->n_processors,
-                 launch_skinny{device, &call, weight, x, x_stride});
+                 launch_skinny<false>{device, &call, weight, x, x_stride});
     return true;
 }
 
-struct allow_skinny {
+bool skinny_swiglu(struct device *device, int n_rows, const struct value *out,
+                   const __nv_bfloat16 *x, int x_stride, const struct weight *weight) {
+    if (!is_skinny(n_rows, weight)) return false;
+    product_call call = call_of(weight->rows / 2, n_rows, out, weight, NULL);
+    for_gated(n_rows, launch_skinny<true>{device, &call, weight, x, x_stride});
+    return true;
+}
+
+template <bool GATED> struct allow_skinny {
     template <class S> void operator()() const {
-        CHECK_CUDA(cudaFuncSetAttribute(skinny_kernel<S>,
+        CHECK_CUDA(cudaFuncSetAttribute(skinny_kernel<S, GATED>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         sizeof(skinny_shared<S>)));
     }
 };
 
 void skinny_prepare(void) {
-    for (int n_rows = 8; n_rows <= MOST_ROWS; n_rows *= 2)
+    for (int n_rows = 8; n_rows <= MOST_ROWS; n_rows *= 2) {
         for (int most_tiles : {2, 3})
-            for_instance(n_rows, most_tiles, allow_skinny());
+            for_instance(n_rows, most_tiles, allow_skinny<false>());
+        for_gated(n_rows, allow_skinny<true>());
+    }
 }

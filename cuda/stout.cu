@@ -18,6 +18,9 @@
  * turn. Each of these parts then gets the others' sums of its share of the columns, through shared
  * memory, and adds them in order. All orders are fixed, so bits depend on the shape alone.
  *
+ * With gates and ups in one W (GATED) each half of a stage is rows of gates, then the ups that they
+ * belong to: both come to the same thread, which writes their swiglu. K is not cut then.
+ *
  * Left to cuBLASLt (stout_matmul says false): K that is no multiple of 64, N of 8, heights of W
  * that none of the cuts fits, and the widest outputs, where it is as fast.
  *
@@ -63,19 +66,23 @@ struct stout_call {
     int n_passes;     /* each of ROWS rows of W a block; 1 where K is cut */
 };
 
-/* What a block multiplies: its rows of W in pass 0, and n_chunks of BOXES boxes from `box` on. */
-template <class S> struct stout_share {
+/* Columns of the output that a block computes in a pass. */
+template <class S, bool GATED> constexpr int PASS = GATED ? S::ROWS / 2 : S::ROWS;
+
+/* What a block multiplies: its columns of the output in pass 0, and n_chunks of BOXES boxes from
+ * `box` on. */
+template <class S, bool GATED> struct stout_share {
     int column, box, n_chunks;
     __device__ explicit stout_share(const stout_call &call) {
         int rank = blockIdx.x % S::SPLIT;
         int n_all = (call.product.n_boxes + S::BOXES - 1) / S::BOXES;
         int first = n_all * rank / S::SPLIT;
-        column = (int)(blockIdx.x / S::SPLIT) * S::ROWS;
+        column = (int)(blockIdx.x / S::SPLIT) * PASS<S, GATED>;
         box = first * S::BOXES;
         n_chunks = n_all * (rank + 1) / S::SPLIT - first;
     }
     __device__ int column_of(int pass) const {
-        return column + pass * (int)(gridDim.x / S::SPLIT) * S::ROWS;
+        return column + pass * (int)(gridDim.x / S::SPLIT) * PASS<S, GATED>;
     }
 };
 
@@ -99,9 +106,10 @@ __device__ __forceinline__ void read_eights(void *to, const CUtensorMap *map, in
                  : "memory");
 }
 
-template <class S>
+template <class S, bool GATED>
 __device__ void read_weight(const stout_call &call, const CUtensorMap *weight,
-                            stout_shared<S> &shared, const stout_share<S> &share) {
+                            stout_shared<S> &shared, const stout_share<S, GATED> &share) {
+    constexpr int SIDES = GATED ? 2 : 1, SIDE_BYTES = S::HALF_BYTES / SIDES;
     uint64_t policy = policy_once(), *full = shared.full[0];
     int stage = 0, oldest = -S::AHEAD;
     unsigned parity = 1, oldest_parity = 0;
@@ -113,17 +121,20 @@ __device__ void read_weight(const stout_call &call, const CUtensorMap *weight,
                 if (oldest >= 0) barrier_wait(&full[oldest], oldest_parity);
                 if (++oldest == 2 * S::STAGES) oldest = 0, oldest_parity ^= 1;
                 barrier_expect(&shared.full[stage][half], S::HALF_BYTES);
-                read_eights(shared.weight[stage][half], weight, eight + half * (S::ROWS / 16),
-                            share.box + chunk * S::BOXES, &shared.full[stage][half], policy);
+#pragma unroll
+                for (int side = 0; side < SIDES; side++)
+                    read_eights(shared.weight[stage][half] + side * SIDE_BYTES, weight,
+                                side * (call.product.n / 8) + eight + half * (PASS<S, GATED> / 16),
+                                share.box + chunk * S::BOXES, &shared.full[stage][half], policy);
             }
             if (++stage == S::STAGES) stage = 0, parity ^= 1;
         }
     }
 }
 
-template <class S>
+template <class S, bool GATED>
 __device__ void read_x(const stout_call &call, const CUtensorMap *x, stout_shared<S> &shared,
-                       const stout_share<S> &share) {
+                       const stout_share<S, GATED> &share) {
     uint64_t policy = policy_again();
     int slot = 0, slot_bytes = call.x_rows * BOX_ROW_BYTES;
     unsigned parity = 1;
@@ -318,9 +329,27 @@ __device__ __forceinline__ void multiply(const stout_call &call, stout_shared<S>
     }
 }
 
+/* What the gates and ups of a group come to: its half of them, or both. */
 template <class S>
+__device__ __forceinline__ void put_gated(const stout_call &call, int row, int column,
+                                          const float (&sums)[S::EIGHTS][4]) {
+    constexpr int N = S::ROWS / 32; /* eights of gates, and of ups, in a half */
+#pragma unroll
+    for (int half = 0; half < S::EIGHTS / (2 * N); half++) {
+        float y[N][4];
+#pragma unroll
+        for (int k = 0; k < N; k++)
+#pragma unroll
+            for (int at = 0; at < 4; at++)
+                y[k][at] = swiglu_of(as_bf16(sums[2 * half * N + k][at]),
+                                     as_bf16(sums[(2 * half + 1) * N + k][at]));
+        put_eights<N>(call, row, column + half * 8 * N, call.product.n, y);
+    }
+}
+
+template <class S, bool GATED>
 __device__ void multiply_passes(const stout_call &call, stout_shared<S> &shared,
-                                const stout_share<S> &share) {
+                                const stout_share<S, GATED> &share) {
     int group = threadIdx.x / GROUP;
     int row =
         (S::HALVES == 2 ? group * 64 : 0) + threadIdx.x % GROUP / 32 * 16 + threadIdx.x % 32 / 4;
@@ -329,8 +358,10 @@ __device__ void multiply_passes(const stout_call &call, stout_shared<S> &shared,
         float sums[S::EIGHTS][4] = {};
         multiply<S>(call, shared, share.n_chunks, at, sums);
         int column = share.column_of(pass);
-        if constexpr (S::SPLIT == 1) {
-            if (S::WIDTH < S::ROWS) column += group * S::WIDTH;
+        if (S::WIDTH < S::ROWS) column += group * (PASS<S, GATED> / 2);
+        if constexpr (GATED) {
+            put_gated<S>(call, row, column, sums);
+        } else if constexpr (S::SPLIT == 1) {
             put_eights<S::EIGHTS>(call, row, column, call.product.n, sums);
         } else {
             finish_parts<S>(call, shared, sums, row, column);
@@ -341,7 +372,7 @@ __device__ void multiply_passes(const stout_call &call, stout_shared<S> &shared,
 /* ---- one launch -------------------------------------------------------------------------------
  */
 
-template <class S>
+template <class S, bool GATED>
 __global__ void __cluster_dims__(S::SPLIT, 1, 1) __maxnreg__(S::REGISTERS)
     stout_kernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
                  const stout_call call) {
@@ -360,13 +391,13 @@ __global__ void __cluster_dims__(S::SPLIT, 1, 1) __maxnreg__(S::REGISTERS)
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    stout_share<S> share(call);
+    stout_share<S, GATED> share(call);
     if (threadIdx.x < MULTIPLYING) {
-        multiply_passes<S>(call, shared, share);
+        multiply_passes<S, GATED>(call, shared, share);
         return;
     }
-    if (threadIdx.x == MULTIPLYING) read_weight<S>(call, &weight, shared, share);
-    if (threadIdx.x == MULTIPLYING + 32) read_x<S>(call, &x, shared, share);
+    if (threadIdx.x == MULTIPLYING) read_weight<S, GATED>(call, &weight, shared, share);
+    if (threadIdx.x == MULTIPLYING + 32) read_x<S, GATED>(call, &x, shared, share);
     if constexpr (S::SPLIT > 1) { /* finish_parts */
         cluster_meet();
         cluster_meet();
@@ -381,19 +412,27 @@ template <class S> static int busy_rows(int n, int n_processors) {
     return S::SPLIT > 1 && n_passes > 1 ? n : n_passes * S::ROWS / S::SPLIT;
 }
 
-/* The instances that there are: for up to 64 rows, and up to 128. */
+/* The instances that there are: for up to 64 rows, and up to 128; with K cut, and alone. */
 template <class... S> struct instances {};
+template <class... A, class... B>
+constexpr instances<A..., B...> either(instances<A...>, instances<B...>) {
+    return {};
+}
 typedef instances<stout<32, 2, 1, 8, 2, 64>, stout<48, 2, 1, 4, 3, 64>, stout<64, 2, 1, 4, 2, 64>,
                   stout<96, 2, 1, 2, 4, 64>, stout<128, 2, 1, 2, 4, 48>, stout<160, 2, 1, 2, 4, 48>,
-                  stout<192, 2, 1, 2, 3, 48>, stout<128, 1, 1, 2, 4, 48>,
-                  stout<160, 1, 1, 2, 4, 48>, stout<192, 1, 1, 2, 3, 48>,
-                  stout<224, 1, 1, 2, 3, 48>>
-    up_to_64;
+                  stout<192, 2, 1, 2, 3, 48>>
+    cut_up_to_64;
+typedef instances<stout<128, 1, 1, 2, 4, 48>, stout<160, 1, 1, 2, 4, 48>,
+                  stout<192, 1, 1, 2, 3, 48>, stout<224, 1, 1, 2, 3, 48>>
+    alone_up_to_64;
 typedef instances<stout<64, 2, 2, 4, 2, 80>, stout<96, 2, 2, 2, 4, 96>, stout<128, 2, 2, 2, 3, 96>,
-                  stout<160, 2, 2, 2, 3, 64>, stout<192, 2, 2, 2, 3, 64>,
-                  stout<128, 1, 2, 2, 4, 64>, stout<160, 1, 2, 2, 3, 64>,
+                  stout<160, 2, 2, 2, 3, 64>, stout<192, 2, 2, 2, 3, 64>>
+    cut_up_to_128;
+typedef instances<stout<128, 1, 2, 2, 4, 64>, stout<160, 1, 2, 2, 3, 64>,
                   stout<192, 1, 2, 2, 3, 64>, stout<224, 1, 2, 2, 3, 48>>
-    up_to_128;
+    alone_up_to_128;
+typedef decltype(either(cut_up_to_64(), alone_up_to_64())) up_to_64;
+typedef decltype(either(cut_up_to_128(), alone_up_to_128())) up_to_128;
 
 /* Do it for the one that shares W best, if that is to 15 percent. */
 template <class... S, typename Do>
@@ -408,7 +447,7 @@ static bool for_best(instances<S...>, int n, int n_processors, Do act) {
     return true;
 }
 
-struct launch_stout {
+template <bool GATED> struct launch_stout {
     struct device *device;
     struct product_call product;
     bool out_aligned;
@@ -417,7 +456,7 @@ struct launch_stout {
     int x_stride;
     template <class S> void operator()() const {
         int n_clusters = device->n_processors / S::SPLIT;
-        int n_tiles = (weight->rows + S::ROWS - 1) / S::ROWS;
+        int n_tiles = (product.n + PASS<S, GATED> - 1) / PASS<S, GATED>;
         stout_call call = {product, out_aligned};
         call.x_rows = (product.n_rows + 7) / 8 * 8;
         call.n_slots = min((int)MOST_SLOTS, S::X_BYTES / (call.x_rows * BOX_ROW_BYTES));
@@ -428,38 +467,63 @@ struct launch_stout {
                                 weight->matrix,
                                 {BOX, 8, (cuuint64_t)product.n_boxes, (cuuint64_t)weight->rows / 8},
                                 {row_bytes, BOX_ROW_BYTES, 8 * row_bytes},
-                                {BOX, 8, S::BOXES, S::ROWS / 16}};
+                                {BOX, 8, S::BOXES, PASS<S, GATED> / 16}};
         struct matrix_shape rows = {product.n_rows, weight->columns, x_stride};
-        launch_following(device, stout_kernel<S>, (unsigned)(min(n_tiles, n_clusters) * S::SPLIT),
-                         THREADS, sizeof(stout_shared<S>), tensor_map(device, &tiling),
+        launch_following(device, stout_kernel<S, GATED>,
+                         (unsigned)(min(n_tiles, n_clusters) * S::SPLIT), THREADS,
+                         sizeof(stout_shared<S>), tensor_map(device, &tiling),
                          row_map(device, x, rows, call.x_rows, 1), call);
     }
 };
 
+/* n: columns of the output. */
+static bool is_stout(int n_rows, int n, const struct weight *weight) {
+    return n_rows >= LEAST_ROWS && n_rows <= MOST_ROWS && weight->rows <= MOST_COLUMNS &&
+           n % 8 == 0 && weight->columns % BOX == 0;
+}
+
+template <bool GATED>
+static launch_stout<GATED> launch_of(struct device *device, int n_rows, int n,
+                                     const struct value *out, const __nv_bfloat16 *x, int x_stride,
+                                     const struct weight *weight, const float *bias) {
+    return {device,
+            {n, n_rows, weight->columns / BOX, value_data(out), out->stride,
+             out->element == ELEMENT_F32, bias},
+            is_multiple(out, 16),
+            weight,
+            x,
+            x_stride};
+}
+
 bool stout_matmul(struct device *device, int n_rows, const struct value *out,
                   const __nv_bfloat16 *x, int x_stride, const struct weight *weight,
                   const float *bias) {
-    if (n_rows < LEAST_ROWS || n_rows > MOST_ROWS || weight->rows > MOST_COLUMNS) return false;
-    if (weight->rows % 8 != 0 || weight->columns % BOX != 0) return false;
-    struct launch_stout launch = {device,
-                                  {weight->rows, n_rows, weight->columns / BOX, value_data(out),
-                                   out->stride, out->element == ELEMENT_F32, bias},
-                                  is_multiple(out, 16),
-                                  weight,
-                                  x,
-                                  x_stride};
     int n = weight->rows, n_processors = device->n_processors;
+    if (!is_stout(n_rows, n, weight)) return false;
+    auto launch = launch_of<false>(device, n_rows, n, out, x, x_stride, weight, bias);
     return n_rows <= 64 ? for_best(up_to_64(), n, n_processors, launch)
                         : for_best(up_to_128(), n, n_processors, launch);
 }
 
-template <class... S> static void allow(instances<S...>) {
-    (CHECK_CUDA(cudaFuncSetAttribute(stout_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+bool stout_swiglu(struct device *device, int n_rows, const struct value *out,
+                  const __nv_bfloat16 *x, int x_stride, const struct weight *weight) {
+    int n = weight->rows, n_processors = device->n_processors;
+    if (!is_stout(n_rows, n / 2, weight)) return false;
+    auto launch = launch_of<true>(device, n_rows, n / 2, out, x, x_stride, weight, NULL);
+    return n_rows <= 64 ? for_best(alone_up_to_64(), n, n_processors, launch)
+                        : for_best(alone_up_to_128(), n, n_processors, launch);
+}
+
+template <bool GATED, class... S> static void allow(instances<S...>) {
+    (CHECK_CUDA(cudaFuncSetAttribute(stout_kernel<S, GATED>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      sizeof(stout_shared<S>))),
      ...);
 }
 
 void stout_prepare(void) {
-    allow(up_to_64());
-    allow(up_to_128());
+    allow<false>(up_to_64());
+    allow<false>(up_to_128());
+    allow<true>(alone_up_to_64());
+    allow<true>(alone_up_to_128());
 }

@@ -107,6 +107,13 @@ struct rope_shape {
     bool interleaved;
 };
 
+/* What rope is told of Q or K. */
+struct turned {
+    struct value out, x;
+    struct rope_shape shape;
+    const struct weight *table;
+};
+
 /* The KV cache of one rank: (layers, pages, kv heads, K|V, 64 tokens, head_dim). */
 struct kv_cache {
     struct buffer *buffer;
@@ -278,6 +285,11 @@ struct device_ops {
                      struct value a, struct value b, const struct weight *weight, float eps);
     void (*swiglu)(struct device *device, int n_rows, struct value out, struct value gate,
                    struct value up);
+    /* both = x times the matrix of gates and that of up, joined; out = swiglu of its two halves, in
+     * one pass: what matmul and swiglu give, on a CPU to the bit. What `both` then holds is
+     * undefined. */
+    void (*matmul_swiglu)(struct device *device, int n_rows, struct value out, struct value both,
+                          struct value x, const struct weight *weight);
     void (*pick)(struct device *device, const struct rows *rows, struct value out, struct value x);
 
     /* K and V (rows, n_kv_heads * head_dim), rounded to out's type: out (rows, n_kv_heads, 2,
@@ -287,6 +299,16 @@ struct device_ops {
     /* Write packed rows into their pages. */
     void (*append_kv)(struct device *device, const struct rows *rows, const struct kv_cache *cache,
                       int layer, struct value kv);
+    /* Rope of K, then pack_kv with what it gave, in one pass: their bits. k.out may be used on the
+     * way; what it then holds is undefined. */
+    void (*rope_pack)(struct device *device, const struct rows *rows, struct value kv,
+                      struct turned k, struct value v);
+    /* Rope of Q and of K, pack_kv and append_kv in one pass: their bits in q.out and the cache. Q
+     * and K turn alike. The same holds for k.out, and for kv, which has room for the packed rows.
+     */
+    void (*rope_append)(struct device *device, const struct rows *rows, struct turned q,
+                        struct turned k, struct value v, struct value kv,
+                        const struct kv_cache *cache, int layer);
     /* q (rows, n_heads * head_dim) -> out, the same shape. Row at position p sees positions 0..p.
      */
     void (*attend)(struct device *device, const struct rows *rows, const struct kv_cache *cache,

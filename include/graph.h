@@ -122,6 +122,9 @@ int graph_sample(struct graph *graph, const char *name, int logits);
 /* Bytes of one row of a node's value; what the header gives costs 0. */
 size_t graph_row_bytes(const struct graph *graph, int node);
 
+/* The node whose allocation a value lies in: what it is columns of. */
+int graph_root(const struct graph *graph, int node);
+
 /* True when the value has one row for each picked row instead of one for each row in flight. */
 bool graph_is_picked(const struct graph *graph, int node);
 

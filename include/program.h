@@ -23,14 +23,28 @@ enum step_kind {
     STEP_COMPUTE,    /* run the node's operator */
     STEP_GATHER_OUT, /* the attention node's value arrives from the attention ranks */
     STEP_SCATTER_Q,  /* the attention node's q leaves */
-    STEP_SCATTER_KV, /* its k and v are rounded to the KV type and leave */
-    STEP_ATTEND,     /* colocated: the attention node runs here */
+    STEP_PACK,       /* its k and v are rounded to the KV type */
+    STEP_SCATTER_KV, /* and leave */
+    STEP_APPEND,     /* colocated: its k and v, rounded likewise, go into the cache */
+    STEP_ATTEND,     /* and the attention node runs here */
 };
 const char *step_name(enum step_kind kind);
 
+/* Steps that stand one behind the other and that devices have one operator for (device.h). */
+enum fusion {
+    FUSION_NONE,
+    FUSION_ADD_NORM,      /* add; norm of the sum */
+    FUSION_MATMUL_SWIGLU, /* matmul of gate and up joined; columns; columns; swiglu of them */
+    FUSION_ROPE_PACK,     /* rope of k; pack */
+    FUSION_ROPE_APPEND,   /* rope of q; rope of k; append */
+};
+/* How many steps that is; 1 of FUSION_NONE. */
+int fusion_steps(enum fusion fusion);
+
 struct step {
     enum step_kind kind;
-    int node; /* the operator, or the attention node the message belongs to */
+    int node;           /* the operator, or the attention node the step belongs to */
+    enum fusion fusion; /* of the steps from here on */
 };
 
 struct slice {
@@ -49,7 +63,8 @@ struct slice {
  *
  * A place is reused once its value is read for the last time. q, k and v stay until their OUT is
  * gathered; OUT's place is its own from SCATTER_Q on, so a receive may stand open there; a sample
- * stays through the next step. No operator's output overlaps its inputs. */
+ * stays through the next step. No operator's output overlaps its inputs, nor does any output of
+ * fused steps overlap an input of any of them. */
 struct place {
     size_t offset;    /* of the allocation's first byte, per row */
     int first_column; /* of a view within the allocation's row */

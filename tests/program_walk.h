@@ -4,7 +4,8 @@
  * Asserts: every node has one step, after its inputs; what a slice reads was made in it or kept
  * across the gap before it; Q leaves before anything it does not need is computed, K and V before
  * the rest; every value is whole whenever it is read, with q, k and v read until OUT is gathered
- * and OUT written as early as its Q leaves; samples are whole through all of the next step.
+ * and OUT written as early as its Q leaves; samples are whole through all of the next step; what
+ * fused steps make lies on nothing that any of them reads.
  */
 #ifndef LAMINA_PROGRAM_WALK_H
 #define LAMINA_PROGRAM_WALK_H
@@ -103,7 +104,8 @@ static void walk_compute(struct walk *walk, int node) {
     walk->n_runs[node]++;
 }
 
-/* The last computed nodes before a message must all be needed by it, in rising order. */
+/* The last computed nodes before Q leaves, or K and V are packed, must all be needed by it, in
+ * rising order. */
 static void walk_message(struct walk *walk, const struct slice *slice, int step, int a, int b) {
     int later = walk->graph->n_nodes;
     for (int before = step - 1; before >= 0; before--) {
@@ -120,11 +122,40 @@ static void walk_message(struct walk *walk, const struct slice *slice, int step,
     assert_true(walk->here[a] && walk->here[b]);
 }
 
+/* The allocations of two values share no byte; they may be the same one. */
+static void walk_is_apart(const struct walk *walk, int a, int b) {
+    const struct place *place = walk->program->place;
+    if (walk_is_header(walk->graph, a) || walk_is_header(walk->graph, b)) return;
+    a = walk_root(walk->graph, a), b = walk_root(walk->graph, b);
+    if (a == b || place[a].picked != place[b].picked) return;
+    assert_true(place[a].offset + graph_row_bytes(walk->graph, a) <= place[b].offset ||
+                place[b].offset + graph_row_bytes(walk->graph, b) <= place[a].offset);
+}
+
+/* Steps that are fused write when they begin and read until they end. */
+static void walk_fused(struct walk *walk, const struct step *step) {
+    int n = fusion_steps(step->fusion);
+    for (int writer = 0; writer < n; writer++) {
+        if (step[writer].kind != STEP_COMPUTE) continue;
+        int root = walk_root(walk->graph, step[writer].node);
+        for (int reader = 0; reader < n; reader++) {
+            const struct node *node = &walk->graph->node[step[reader].node];
+            for (int input = 0; input < node->n_inputs; input++)
+                walk_is_apart(walk, root, node->input[input]);
+        }
+    }
+}
+
 static void walk_step(struct walk *walk, const struct slice *slice, int step) {
     int node = slice->step[step].node;
     const int *input = walk->graph->node[node].input;
     switch (slice->step[step].kind) {
     case STEP_COMPUTE: walk_compute(walk, node); break;
+    case STEP_PACK: walk_message(walk, slice, step, input[1], input[2]); break;
+    case STEP_APPEND:
+        walk_read(walk, input[1]);
+        walk_read(walk, input[2]);
+        break;
     case STEP_SCATTER_Q:
         walk_message(walk, slice, step, input[0], input[0]);
         walk_write(walk, node); /* as early as the reply could come */
@@ -132,13 +163,15 @@ static void walk_step(struct walk *walk, const struct slice *slice, int step) {
         walk->q_sent[node] = true;
         break;
     case STEP_SCATTER_KV:
-        walk_message(walk, slice, step, input[1], input[2]);
+        assert_true(slice->step[step - 1].kind == STEP_PACK && slice->step[step - 1].node == node);
         assert_true(walk->q_sent[node] && !walk->kv_sent[node]);
         walk->kv_sent[node] = true;
         break;
     case STEP_GATHER_OUT:
     case STEP_ATTEND:
         if (slice->step[step].kind == STEP_ATTEND) {
+            assert_true(slice->step[step - 1].kind == STEP_APPEND &&
+                        slice->step[step - 1].node == node);
             walk_write(walk, node);
         } else {
             assert_true(walk->q_sent[node] && walk->kv_sent[node]);
@@ -183,6 +216,7 @@ static void walk_pass(struct walk *walk) {
         const struct slice *slice = &walk->program->slice[index];
         for (int step = 0; step < slice->n_steps; step++) {
             walk_step(walk, slice, step);
+            walk_fused(walk, &slice->step[step]);
             for (int node = 0; node < graph->n_nodes && !walk->first_pass; node++) {
                 if (graph->node[node].op == OP_SAMPLE) walk_read(walk, node);
             }

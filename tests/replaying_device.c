@@ -14,6 +14,7 @@ struct call {
     const struct rows *rows;
     int n_rows, number;
     struct value value[4];
+    struct turned turned[2];
     const struct weight *weight, *bias;
     float eps;
     struct rope_shape rope;
@@ -198,6 +199,41 @@ static void append_kv(struct device *device, const struct rows *rows, const stru
              .make = make_append_kv, .rows = rows, .cache = cache, .number = layer, .value = {kv}});
 }
 
+static void make_matmul_swiglu(struct device *device, const struct call *c) {
+    device_cpu.matmul_swiglu(device, c->n_rows, c->value[0], c->value[1], c->value[2], c->weight);
+}
+static void matmul_swiglu(struct device *device, int n_rows, struct value out, struct value both,
+                          struct value x, const struct weight *weight) {
+    take(device, (struct call){.make = make_matmul_swiglu,
+                               .n_rows = n_rows,
+                               .value = {out, both, x},
+                               .weight = weight});
+}
+
+static void make_rope_pack(struct device *device, const struct call *c) {
+    device_cpu.rope_pack(device, c->rows, c->value[0], c->turned[0], c->value[1]);
+}
+static void rope_pack(struct device *device, const struct rows *rows, struct value kv,
+                      struct turned k, struct value v) {
+    take(device,
+         (struct call){.make = make_rope_pack, .rows = rows, .value = {kv, v}, .turned = {k}});
+}
+
+static void make_rope_append(struct device *device, const struct call *c) {
+    device_cpu.rope_append(device, c->rows, c->turned[0], c->turned[1], c->value[0], c->value[1],
+                           c->cache, c->number);
+}
+static void rope_append(struct device *device, const struct rows *rows, struct turned q,
+                        struct turned k, struct value v, struct value kv,
+                        const struct kv_cache *cache, int layer) {
+    take(device, (struct call){.make = make_rope_append,
+                               .rows = rows,
+                               .turned = {q, k},
+                               .value = {v, kv},
+                               .cache = cache,
+                               .number = layer});
+}
+
 static void make_attend(struct device *device, const struct call *c) {
     device_cpu.attend(device, c->rows, c->cache, c->shape, c->part, c->value[0], c->value[1]);
 }
@@ -234,6 +270,9 @@ struct device_ops replaying_device(void) {
     ops.pick = pick;
     ops.pack_kv = pack_kv;
     ops.append_kv = append_kv;
+    ops.matmul_swiglu = matmul_swiglu;
+    ops.rope_pack = rope_pack;
+    ops.rope_append = rope_append;
     ops.attend = attend;
     ops.sample = sample;
     return ops;

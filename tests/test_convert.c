@@ -27,22 +27,29 @@ static struct model small_model(int n_layers) {
     };
 }
 
-/* The slice's steps as "name name >Q name >KV <OUT ...", without the "blk.N." in front. */
+/* The slice's steps as "name name >Q name >KV <OUT ...", without the "blk.N." in front; a plus
+ * between those that are fused. */
 static void spell_slice(const struct program *program, int index, char *out, size_t size) {
     const struct slice *slice = &program->slice[index];
     size_t length = 0;
+    int run = 0; /* steps that are left of one */
     out[0] = 0;
     for (int step = 0; step < slice->n_steps; step++) {
+        const char *between = run > 0 ? "+" : step ? " " : "";
+        if (run == 0) run = fusion_steps(slice->step[step].fusion);
+        run -= 1;
         const char *name = program->graph->node[slice->step[step].node].name;
         const char *part = strncmp(name, "blk.", 4) == 0 ? strchr(name + 4, '.') + 1 : name;
         switch (slice->step[step].kind) {
         case STEP_COMPUTE: break;
         case STEP_ATTEND: part = "attend"; break;
         case STEP_SCATTER_Q: part = ">Q"; break;
+        case STEP_PACK: part = "pack"; break;
         case STEP_SCATTER_KV: part = ">KV"; break;
+        case STEP_APPEND: part = "append"; break;
         case STEP_GATHER_OUT: part = "<OUT"; break;
         }
-        length += snprintf(out + length, size - length, "%s%s", step ? " " : "", part);
+        length += snprintf(out + length, size - length, "%s%s", between, part);
     }
 }
 
@@ -88,11 +95,11 @@ static void check_family(void (*write)(struct graph *, const struct model *), bo
     assert_int_equal(graph.n_attention, 3);
     program_open(&program, &graph, false);
     assert_int_equal(program.n_slices, 4);
-    snprintf(ffn_half, sizeof ffn_half,
-             "<OUT attn_output attn_add ffn_norm %s ffn_swiglu ffn_down ffn_add", ffn);
+    snprintf(ffn_half, sizeof ffn_half, "<OUT attn_output attn_add+ffn_norm %s ffn_down ffn_add",
+             ffn);
     snprintf(expected, sizeof expected, "token_embd %s", qkv);
     assert_slice(&program, 0, expected);
-    snprintf(expected, sizeof expected, "%s %s", ffn_half, qkv);
+    snprintf(expected, sizeof expected, "%s+%s", ffn_half, qkv);
     assert_slice(&program, 1, expected);
     assert_slice(&program, 2, expected);
     snprintf(expected, sizeof expected, "%s pick output_norm output sample", ffn_half);
@@ -110,29 +117,31 @@ static void check_family(void (*write)(struct graph *, const struct model *), bo
 
 static void check_both(void (*write)(struct graph *, const struct model *), const char *plain,
                        const char *joined) {
-    check_family(write, false, plain, "ffn_gate ffn_up");
-    check_family(write, true, joined, "ffn_gate_up ffn_gate ffn_up");
+    check_family(write, false, plain, "ffn_gate ffn_up ffn_swiglu");
+    check_family(write, true, joined, "ffn_gate_up+ffn_gate+ffn_up+ffn_swiglu");
 }
 
 static void llama_keeps_the_residual(void **state) {
     (void)state;
-    check_both(family_llama_write, "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV",
-               "attn_norm attn_qkv attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV");
+    check_both(family_llama_write,
+               "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope+pack >KV",
+               "attn_norm attn_qkv attn_q attn_q_rope >Q attn_k attn_v attn_k_rope+pack >KV");
 }
 
 static void qwen2_keeps_the_residual(void **state) {
     (void)state;
-    check_both(family_qwen2_write, "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV",
-               "attn_norm attn_qkv attn_q attn_q_rope >Q attn_k attn_v attn_k_rope >KV");
+    check_both(family_qwen2_write,
+               "attn_norm attn_q attn_q_rope >Q attn_k attn_v attn_k_rope+pack >KV",
+               "attn_norm attn_qkv attn_q attn_q_rope >Q attn_k attn_v attn_k_rope+pack >KV");
 }
 
 static void qwen3_keeps_the_residual(void **state) {
     (void)state;
     check_both(family_qwen3_write,
-               "attn_norm attn_q attn_q_norm attn_q_rope >Q attn_k attn_v attn_k_norm attn_k_rope "
-               ">KV",
+               "attn_norm attn_q attn_q_norm attn_q_rope >Q attn_k attn_v attn_k_norm "
+               "attn_k_rope+pack >KV",
                "attn_norm attn_qkv attn_q attn_q_norm attn_q_rope >Q attn_k attn_v attn_k_norm "
-               "attn_k_rope >KV");
+               "attn_k_rope+pack >KV");
 }
 
 static void ropes_and_biases_are_the_familys(void **state) {
@@ -176,8 +185,8 @@ static void colocated_is_the_ordinary_order(void **state) {
     program_open(&program, &graph, true);
     assert_int_equal(program.n_slices, 1);
     assert_slice(&program, 0,
-                 "token_embd attn_norm attn_q attn_k attn_v attn_q_rope attn_k_rope attend "
-                 "attn_output attn_add ffn_norm ffn_gate ffn_up ffn_swiglu ffn_down ffn_add "
+                 "token_embd attn_norm attn_q attn_k attn_v attn_q_rope+attn_k_rope+append attend "
+                 "attn_output attn_add+ffn_norm ffn_gate ffn_up ffn_swiglu ffn_down ffn_add "
                  "pick output_norm output sample");
     walk_program(&program);
     program_close(&program);
@@ -254,7 +263,7 @@ static void fused_qkv_is_sent_as_views(void **state) {
     graph_add(&graph, "add", x, out);
     program_open(&program, &graph, false);
     assert_int_equal(program.n_slices, 2);
-    assert_slice(&program, 0, "embed norm qkv q >Q k v >KV");
+    assert_slice(&program, 0, "embed norm qkv q >Q k v pack >KV");
     assert_slice(&program, 1, "<OUT add");
     assert_kept(&program, 0, "embed", HIDDEN * 4);
     assert_int_equal(program.place[v].offset, program.place[fused].offset);
@@ -289,8 +298,8 @@ static void parallel_ffn_overlaps_attention(void **state) {
     }
     program_open(&program, &graph, false);
     assert_int_equal(program.n_slices, 3);
-    assert_slice(&program, 0, "embed norm0 q0 >Q k0 v0 >KV up0 down0 sum0");
-    assert_slice(&program, 1, "<OUT add0 norm1 q1 >Q k1 v1 >KV own1 up1 down1 sum1");
+    assert_slice(&program, 0, "embed norm0 q0 >Q k0 v0 pack >KV up0 down0 sum0");
+    assert_slice(&program, 1, "<OUT add0+norm1 q1 >Q k1 v1 pack >KV own1 up1 down1 sum1");
     assert_slice(&program, 2, "<OUT add1");
     assert_kept(&program, 0, "sum0", HIDDEN * 4);
     assert_kept(&program, 1, "sum1", HIDDEN * 4);
@@ -310,7 +319,7 @@ static void a_second_value_is_not_kept_for_overlap(void **state) {
     int ffn = matmul(&graph, "ffn", norm(&graph, "ffn_norm", x), HIDDEN);
     graph_add(&graph, "add", graph_add(&graph, "sum", x, out), ffn);
     program_open(&program, &graph, false);
-    assert_slice(&program, 0, "embed norm q0 >Q k0 v0 >KV");
+    assert_slice(&program, 0, "embed norm q0 >Q k0 v0 pack >KV");
     assert_slice(&program, 1, "<OUT ffn_norm ffn sum add");
     assert_kept(&program, 0, "embed", HIDDEN * 4);
     walk_program(&program);
@@ -331,7 +340,7 @@ static void two_parallel_attentions_share_a_gap(void **state) {
     assert_int_equal(program.slice[0].n_attention, 2);
     assert_int_equal(program.slice[0].attention[0], local);
     assert_int_equal(program.slice[0].attention[1], global);
-    assert_slice(&program, 0, "embed q0 >Q k0 v0 >KV q1 >Q k1 v1 >KV");
+    assert_slice(&program, 0, "embed q0 >Q k0 v0 pack >KV q1 >Q k1 v1 pack >KV");
     assert_slice(&program, 1, "<OUT <OUT both add");
     assert_kept(&program, 0, "embed", HIDDEN * 4);
     walk_program(&program);
@@ -349,8 +358,8 @@ static void two_attentions_in_a_row_are_two_gaps(void **state) {
     graph_add(&graph, "add", x, second);
     program_open(&program, &graph, false);
     assert_int_equal(program.n_slices, 3);
-    assert_slice(&program, 0, "embed q0 >Q k0 v0 >KV");
-    assert_slice(&program, 1, "<OUT q1 >Q k1 v1 >KV");
+    assert_slice(&program, 0, "embed q0 >Q k0 v0 pack >KV");
+    assert_slice(&program, 1, "<OUT q1 >Q k1 v1 pack >KV");
     assert_slice(&program, 2, "<OUT add");
     assert_kept(&program, 0, "embed", HIDDEN * 4);
     assert_kept(&program, 1, "embed", HIDDEN * 4);
@@ -381,13 +390,96 @@ static void sandwich_norms_keep_the_residual(void **state) {
     program_open(&program, &graph, false);
     assert_int_equal(program.n_slices, 3);
     assert_slice(&program, 1,
-                 "<OUT post0 add0 pre_ffn0 gate0 swiglu0 down0 post_ffn0 add_ffn0 pre1 q1 >Q k1 v1 "
-                 ">KV");
+                 "<OUT post0 add0+pre_ffn0 gate0 swiglu0 down0 post_ffn0 add_ffn0+pre1 q1 >Q k1 v1 "
+                 "pack >KV");
     assert_kept(&program, 0, "embed", HIDDEN * 4);
     assert_kept(&program, 1, "add_ffn0", HIDDEN * 4);
     walk_program(&program);
     program_close(&program);
     graph_close(&graph);
+}
+
+/* ---- steps that are fused, and those that only look like it */
+
+enum odd_turn { TURN_ALIKE, K_TURNS_OTHERWISE, V_IS_K, V_IS_Q, K_IS_OF_Q, K_IS_READ_AGAIN };
+
+static void check_turn(enum odd_turn odd, const char *whole, const char *cut) {
+    struct graph graph;
+    struct program program;
+    int x = embed(&graph), positions = graph_positions(&graph);
+    struct rope rope = {1, HIDDEN, HIDDEN, false, 10000, 1, -1};
+    int q = matmul(&graph, "q", x, HIDDEN), k = matmul(&graph, "k", x, HIDDEN);
+    int v = matmul(&graph, "v", x, HIDDEN);
+    q = graph_rope(&graph, "turned_q", q, positions, rope);
+    rope.interleaved = odd == K_TURNS_OTHERWISE;
+    k = graph_rope(&graph, "turned_k", odd == K_IS_OF_Q ? q : k, positions, rope);
+    v = odd == V_IS_K ? k : odd == V_IS_Q ? q : v;
+    int out = graph_attention(&graph, "attention", q, k, v, one_head);
+    graph_add(&graph, "add", out, odd == K_IS_READ_AGAIN ? k : x);
+    program_open(&program, &graph, true);
+    assert_slice(&program, 0, whole);
+    walk_program(&program);
+    program_close(&program);
+    program_open(&program, &graph, false);
+    assert_slice(&program, 0, cut);
+    walk_program(&program);
+    program_close(&program);
+    graph_close(&graph);
+}
+
+static void heads_are_fused_where_nobody_else_wants_them(void **state) {
+    (void)state;
+    const char *one_by_one = "embed q k v turned_q turned_k append attend add";
+    check_turn(TURN_ALIKE, "embed q k v turned_q+turned_k+append attend add",
+               "embed q turned_q >Q k v turned_k+pack >KV");
+    check_turn(K_TURNS_OTHERWISE, one_by_one, "embed q turned_q >Q k v turned_k+pack >KV");
+    check_turn(V_IS_K, one_by_one, "embed q turned_q >Q k turned_k pack >KV v");
+    check_turn(V_IS_Q, one_by_one, "embed q turned_q >Q k turned_k+pack >KV v");
+    check_turn(K_IS_OF_Q, one_by_one, "embed q turned_q >Q v turned_k+pack >KV k");
+    check_turn(K_IS_READ_AGAIN, one_by_one, "embed q turned_q >Q k v turned_k pack >KV");
+}
+
+enum odd_gate {
+    GATE_FIRST,
+    UP_FIRST,
+    BIASED,
+    UNEQUAL,
+    BOTH_READ_AGAIN,
+    GATE_READ_AGAIN,
+    UP_BEHIND
+};
+
+static void check_gates(enum odd_gate odd, const char *expected) {
+    struct graph graph;
+    struct program program;
+    int x = embed(&graph), other = odd == UP_BEHIND ? matmul(&graph, "other", x, FFN) : -1;
+    int weight = graph_weight(&graph, "both.weight", 2 * FFN, HIDDEN);
+    int bias = odd == BIASED ? graph_weight(&graph, "both.bias", 1, 2 * FFN) : -1;
+    int n = odd == UNEQUAL ? FFN / 2 : FFN;
+    int both = graph_matmul(&graph, "both", x, weight, bias);
+    int gate = graph_columns(&graph, "gate", both, 0, n);
+    int up =
+        graph_columns(&graph, "up", odd == UP_BEHIND ? other : both, odd == UP_BEHIND ? 0 : FFN, n);
+    int out =
+        graph_swiglu(&graph, "swiglu", odd == UP_FIRST ? up : gate, odd == UP_FIRST ? gate : up);
+    if (odd == BOTH_READ_AGAIN) graph_columns(&graph, "again", both, 0, n);
+    if (odd == GATE_READ_AGAIN) graph_add(&graph, "again", out, gate);
+    program_open(&program, &graph, true);
+    assert_slice(&program, 0, expected);
+    walk_program(&program);
+    program_close(&program);
+    graph_close(&graph);
+}
+
+static void gates_are_fused_where_nobody_else_wants_them(void **state) {
+    (void)state;
+    check_gates(GATE_FIRST, "embed both+gate+up+swiglu");
+    check_gates(UP_FIRST, "embed both gate up swiglu");
+    check_gates(BIASED, "embed both gate up swiglu");
+    check_gates(UNEQUAL, "embed both gate up swiglu");
+    check_gates(BOTH_READ_AGAIN, "embed both gate up swiglu again");
+    check_gates(GATE_READ_AGAIN, "embed both gate up swiglu again");
+    check_gates(UP_BEHIND, "embed other both gate up swiglu");
 }
 
 /* ---- printing */
@@ -487,6 +579,8 @@ int main(void) {
         cmocka_unit_test(two_parallel_attentions_share_a_gap),
         cmocka_unit_test(two_attentions_in_a_row_are_two_gaps),
         cmocka_unit_test(sandwich_norms_keep_the_residual),
+        cmocka_unit_test(heads_are_fused_where_nobody_else_wants_them),
+        cmocka_unit_test(gates_are_fused_where_nobody_else_wants_them),
         cmocka_unit_test(text_folds_and_counts),
         cmocka_unit_test(text_folds_only_what_is_alike),
         cmocka_unit_test(pictures_escape_names),

@@ -40,8 +40,8 @@ struct told {
 
 /* Device memory of the model. */
 struct model {
-    struct weight *table, *follow;
-    struct value x, twice, padded, zero, kv, attended, logits, picked;
+    struct weight *table, *follow, *angles;
+    struct value x, twice, padded, zero, kv, turned, attended, logits, picked;
     struct kv_cache cache;
 };
 
@@ -60,9 +60,10 @@ static void model_open(struct model *model, const struct subject *subject) {
     }
     model->table = load_floats(subject, VOCABULARY, VOCABULARY, table);
     model->follow = load_floats(subject, VOCABULARY, PADDED, follow);
+    model->angles = subject->ops->load_rope(subject->device, VOCABULARY, 1e4, 1, NULL, CONTEXT);
     model->zero = value_of(subject, MOST_ROWS, VOCABULARY, zero);
-    struct value *values[] = {&model->x, &model->twice, &model->attended, &model->logits,
-                              &model->picked};
+    struct value *values[] = {&model->x,        &model->twice,  &model->turned,
+                              &model->attended, &model->logits, &model->picked};
     for (size_t at = 0; at < sizeof values / sizeof *values; at++)
         *values[at] = value_alloc(subject, MOST_ROWS, VOCABULARY);
     model->padded = value_of(subject, MOST_ROWS, PADDED, zero);
@@ -82,11 +83,13 @@ static void model_open(struct model *model, const struct subject *subject) {
 }
 
 static void model_close(struct model *model, const struct subject *subject) {
-    struct value *values[] = {&model->x,  &model->twice,    &model->padded, &model->zero,
-                              &model->kv, &model->attended, &model->logits, &model->picked};
+    struct value *values[] = {&model->x,        &model->twice,  &model->padded,
+                              &model->zero,     &model->kv,     &model->turned,
+                              &model->attended, &model->logits, &model->picked};
     for (size_t at = 0; at < sizeof values / sizeof *values; at++)
         value_release(subject, values[at]);
     subject->ops->release(subject->device, model->cache.buffer);
+    subject->ops->unload(subject->device, model->angles);
     subject->ops->unload(subject->device, model->table);
     subject->ops->unload(subject->device, model->follow);
 }
@@ -103,9 +106,10 @@ static bool run_step(const struct subject *subject, const struct model *model,
     if (replayed) return true;
     ops->embed(device, rows, model->x, model->table);
     ops->add(device, n, model->twice, model->x, model->x);
-    ops->pack_kv(device, n, model->kv, model->zero, model->x, VOCABULARY);
-    ops->append_kv(device, rows, &model->cache, 0, model->kv);
-    ops->attend(device, rows, &model->cache, shape, ATTEND_WHOLE, model->x, model->attended);
+    struct turned q = {model->turned, model->x, {1, VOCABULARY, VOCABULARY, true}, model->angles};
+    struct turned k = {model->attended, model->zero, q.shape, model->angles};
+    ops->rope_append(device, rows, q, k, model->x, model->kv, &model->cache, 0);
+    ops->attend(device, rows, &model->cache, shape, ATTEND_WHOLE, model->turned, model->attended);
     struct value same = model->padded;
     same.columns = VOCABULARY;
     ops->matmul(device, n, same, model->twice, model->table, NULL);

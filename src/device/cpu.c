@@ -353,6 +353,15 @@ static void cpu_swiglu(struct device *device, int n_rows, struct value out, stru
                                 (size_t)gate.columns);
 }
 
+static void cpu_matmul_swiglu(struct device *device, int n_rows, struct value out,
+                              struct value both, struct value x, const struct weight *weight) {
+    struct value gate = both, up = both;
+    gate.columns = up.columns = out.columns;
+    up.offset += (size_t)out.columns * element_bytes(both.element);
+    cpu_matmul(device, n_rows, both, x, weight, NULL);
+    cpu_swiglu(device, n_rows, out, gate, up);
+}
+
 static void cpu_pick(struct device *device, const struct rows *rows, struct value out,
                      struct value x) {
     (void)device;
@@ -398,6 +407,20 @@ static void cpu_append_kv(struct device *device, const struct rows *rows,
     }
 }
 
+static void cpu_rope_pack(struct device *device, const struct rows *rows, struct value kv,
+                          struct turned k, struct value v) {
+    cpu_rope(device, rows, k.out, k.x, k.shape, k.table);
+    cpu_pack_kv(device, rows->n_rows, kv, k.out, v, k.shape.head_dim);
+}
+
+static void cpu_rope_append(struct device *device, const struct rows *rows, struct turned q,
+                            struct turned k, struct value v, struct value kv,
+                            const struct kv_cache *cache, int layer) {
+    cpu_rope(device, rows, q.out, q.x, q.shape, q.table);
+    cpu_rope_pack(device, rows, kv, k, v);
+    cpu_append_kv(device, rows, cache, layer, kv);
+}
+
 const struct device_ops device_cpu = {
     .name = "cpu",
     .activation = ELEMENT_F32,
@@ -437,9 +460,12 @@ const struct device_ops device_cpu = {
     .add = cpu_add,
     .add_norm = cpu_add_norm,
     .swiglu = cpu_swiglu,
+    .matmul_swiglu = cpu_matmul_swiglu,
     .pick = cpu_pick,
     .pack_kv = cpu_pack_kv,
     .append_kv = cpu_append_kv,
+    .rope_pack = cpu_rope_pack,
+    .rope_append = cpu_rope_append,
     .attend = cpu_attend,
     .sample = cpu_sample,
     .put_history = cpu_put_history,

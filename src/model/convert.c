@@ -191,6 +191,7 @@ static void write_slice(struct writer *writer) {
         write_needed(writer, qkv[0], qkv[0]);
         write_step(writer, STEP_SCATTER_Q, node);
         write_needed(writer, qkv[1], qkv[2]);
+        write_step(writer, STEP_PACK, node);
         write_step(writer, STEP_SCATTER_KV, node);
     }
     for (int node = 0; node < graph->n_nodes; node++) {
@@ -243,7 +244,7 @@ void convert_order(struct program *program, const struct cut *cut) {
     struct writer writer = {.graph = graph, .cut = cut};
     writer.written = check_alloc(graph->n_nodes, sizeof *writer.written);
     writer.needed = check_alloc(graph->n_nodes, sizeof *writer.needed);
-    writer.step = check_alloc((size_t)graph->n_nodes + 2 * graph->n_attention, sizeof *writer.step);
+    writer.step = check_alloc((size_t)graph->n_nodes + 3 * graph->n_attention, sizeof *writer.step);
     for (int node = 0; node < graph->n_nodes; node++) {
         writer.written[node] = graph_row_bytes(graph, node) == 0; /* the header brings it */
     }
@@ -264,12 +265,14 @@ void convert_order(struct program *program, const struct cut *cut) {
 
 void convert_whole(struct program *program) {
     const struct graph *graph = program->graph;
-    struct step *step = check_alloc(graph->n_nodes, sizeof *step);
+    struct step *step = check_alloc((size_t)graph->n_nodes + graph->n_attention, sizeof *step);
     int n_steps = 0;
     for (int node = 0; node < graph->n_nodes; node++) {
         if (graph_row_bytes(graph, node) == 0) continue;
         bool attention = graph->node[node].op == OP_ATTENTION;
-        step[n_steps++] = (struct step){attention ? STEP_ATTEND : STEP_COMPUTE, node};
+        if (attention) step[n_steps++] = (struct step){.kind = STEP_APPEND, .node = node};
+        step[n_steps++] =
+            (struct step){.kind = attention ? STEP_ATTEND : STEP_COMPUTE, .node = node};
     }
     program->n_slices = 1;
     program->slice = check_alloc(1, sizeof *program->slice);

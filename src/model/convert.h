@@ -29,6 +29,9 @@ void convert_order(struct program *program, const struct cut *cut);
 /* The same for a colocated program: one slice in graph order, attention a step. */
 void convert_whole(struct program *program);
 
+/* Mark the steps that one operator of a device does at once. */
+void fuse_steps(struct program *program);
+
 /* Fill program->place and the arenas' sizes from the order of steps. */
 void places_assign(struct program *program);
 

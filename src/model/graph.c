@@ -327,6 +327,12 @@ size_t graph_row_bytes(const struct graph *graph, int node) {
     return (size_t)made->columns * (size_t)element_bytes;
 }
 
+int graph_root(const struct graph *graph, int node) {
+    while (node_at(graph, node)->op == OP_COLUMNS)
+        node = graph->node[node].input[0];
+    return node;
+}
+
 /* Inputs of one node agree in their rows (the positions a rope reads come second), so the first
  * input of the first input, and so on, is enough to look at. */
 bool graph_is_picked(const struct graph *graph, int node) {

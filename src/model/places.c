@@ -2,11 +2,11 @@
  *
  * Owns lifetimes and offsets. Over the order of all slices, an allocation lives from the step that
  * makes its value to the last step that reads it or a view of it, both included, so that a value
- * never lies on one it is made from. What crosses to the attention ranks lives longer: q, k and v
- * until OUT is gathered, since the reply is what says they arrived; OUT's place from the moment its
- * Q leaves, since the reply may arrive while the slice before still computes. A sample lives
- * always: it is the next step's input and may still be on its way to the leader. In each arena,
- * first fit in order of birth among what is alive then.
+ * never lies on one it is made from. Fused steps count as one. What crosses to the attention ranks
+ * lives longer: q, k and v until OUT is gathered, since the reply is what says they arrived; OUT's
+ * place from the moment its Q leaves, since the reply may arrive while the slice before still
+ * computes. A sample lives always: it is the next step's input and may still be on its way to the
+ * leader. In each arena, first fit in order of birth among what is alive then.
  *
  * Invariant: sizes are multiples of 64 bytes a row, so an offset times any number of rows is
  * aligned for vectors. Rejected: computing in place. It is right for row-wise operators, but saves
@@ -25,17 +25,9 @@ struct life {
     size_t row_bytes;
 };
 
-/* The node whose allocation a value lies in. */
-static int root_of(const struct graph *graph, int node) {
-    while (graph->node[node].op == OP_COLUMNS) {
-        node = graph->node[node].input[0];
-    }
-    return node;
-}
-
 /* The value of `node` is there at `now`. */
 static void extend(struct life *life, const struct graph *graph, int node, int now) {
-    struct life *root = &life[root_of(graph, node)];
+    struct life *root = &life[graph_root(graph, node)];
     if (root->dies < root->born) root->born = root->dies = now;
     if (now < root->born) root->born = now;
     if (now > root->dies) root->dies = now;
@@ -48,8 +40,6 @@ static void extend_inputs(struct life *life, const struct graph *graph, int node
 }
 
 static void live_through(struct life *life, const struct graph *graph, struct step step, int now) {
-    /* a norm right behind may be computed in the same pass: it must not lie on what is added */
-    if (graph->node[step.node].op == OP_ADD) extend_inputs(life, graph, step.node, now + 1);
     switch (step.kind) {
     case STEP_COMPUTE:
     case STEP_ATTEND:
@@ -61,10 +51,22 @@ static void live_through(struct life *life, const struct graph *graph, struct st
         extend(life, graph, step.node, now);
         extend(life, graph, graph->node[step.node].input[0], now);
         break;
+    case STEP_PACK:
     case STEP_SCATTER_KV:
+    case STEP_APPEND:
         extend(life, graph, graph->node[step.node].input[1], now);
         extend(life, graph, graph->node[step.node].input[2], now);
         break;
+    }
+}
+
+/* Fused steps are one: all that they read and make is there from the first to the last. */
+static void live_through_run(struct life *life, const struct graph *graph, const struct step *run,
+                             int first) {
+    int n = fusion_steps(run->fusion);
+    for (int at = 0; at < n; at++) {
+        live_through(life, graph, run[at], first);
+        live_through(life, graph, run[at], first + n - 1);
     }
 }
 
@@ -78,9 +80,13 @@ static struct life *find_lives(const struct program *program) {
     }
     int now = 0;
     for (int slice = 0; slice < program->n_slices; slice++) {
-        for (int step = 0; step < program->slice[slice].n_steps; step++) {
-            live_through(life, graph, program->slice[slice].step[step], now++);
+        const struct slice *whole = &program->slice[slice];
+        for (int at = 0; at < whole->n_steps;) {
+            const struct step *run = &whole->step[at];
+            live_through_run(life, graph, run, now + at);
+            at += fusion_steps(run->fusion);
         }
+        now += whole->n_steps;
     }
     for (int node = 0; node < graph->n_nodes; node++) {
         if (graph->node[node].op != OP_SAMPLE) continue;

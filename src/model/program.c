@@ -1,8 +1,8 @@
 /* program.c - a program's life, from graph to steps and places. See program.h.
  *
- * Owns the order in which the parts are made: the cut (convert.c), the steps (convert.c), the
- * places (places.c). Printing is program_print.c. Holds nothing of devices, ranks or messages
- * beyond their place in the order of steps.
+ * Owns the order in which the parts are made: the cut (convert.c), the steps (convert.c),
+ * which of them are fused (fuse.c), the places (places.c). Printing is program_print.c. Holds
+ * nothing of devices, ranks or messages beyond their place in the order of steps.
  */
 #include "program.h"
 
@@ -12,8 +12,8 @@
 #include "convert.h"
 
 static const char *const step_names[] = {
-    [STEP_COMPUTE] = "compute",     [STEP_GATHER_OUT] = "gather OUT",
-    [STEP_SCATTER_Q] = "scatter Q", [STEP_SCATTER_KV] = "scatter KV",
+    [STEP_COMPUTE] = "compute", [STEP_GATHER_OUT] = "gather OUT", [STEP_SCATTER_Q] = "scatter Q",
+    [STEP_PACK] = "pack",       [STEP_SCATTER_KV] = "scatter KV", [STEP_APPEND] = "append",
     [STEP_ATTEND] = "attend",
 };
 
@@ -33,6 +33,7 @@ void program_open(struct program *program, const struct graph *graph, bool coloc
         convert_order(program, &cut);
         convert_close(&cut);
     }
+    fuse_steps(program);
     places_assign(program);
 }
 

@@ -88,7 +88,8 @@ static void print_step(const struct program *program, struct step step, int kv_b
     char name[160];
     size_t bytes = graph_row_bytes(graph, step.node);
     if (step.kind == STEP_SCATTER_Q) bytes = traffic_of(graph, step.node, kv_bytes).q;
-    if (step.kind == STEP_SCATTER_KV) bytes = traffic_of(graph, step.node, kv_bytes).kv;
+    if (step.kind == STEP_PACK || step.kind == STEP_SCATTER_KV || step.kind == STEP_APPEND)
+        bytes = traffic_of(graph, step.node, kv_bytes).kv;
     bool message =
         step.kind == STEP_SCATTER_Q || step.kind == STEP_SCATTER_KV || step.kind == STEP_GATHER_OUT;
     fprintf(out, "  %-11s %-28s %-9s %10zu%s\n", step_name(step.kind), escape(name, node->name),
@@ -331,8 +332,9 @@ void program_print_dot(const struct program *program, int kv_bytes, FILE *out) {
     for (int slice = 0; slice < program->n_slices; slice++) {
         for (int step = 0; step < program->slice[slice].n_steps; step++) {
             struct step made = program->slice[slice].step[step];
-            if (made.kind == STEP_SCATTER_Q || made.kind == STEP_SCATTER_KV) continue;
-            drawing.slice[made.node] = slice;
+            bool makes = made.kind == STEP_COMPUTE || made.kind == STEP_GATHER_OUT ||
+                         made.kind == STEP_ATTEND;
+            if (makes) drawing.slice[made.node] = slice;
         }
     }
     fprintf(out, "digraph lamina {\n"

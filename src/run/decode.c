@@ -42,27 +42,14 @@ static struct attend_shape shape_of(const struct decode *d, int layer) {
 /* ---- a turn on a model rank -------------------------------------------------------------------
  */
 
-static void pack(struct decode *d, const struct slot *slot, const struct node *node,
-                 const struct lane *lane) {
-    const struct decode_options *o = &d->options;
-    const struct arena *arena = &d->memory.arena[slot->rows.slot];
-    o->device_ops->pack_kv(o->device, slot->rows.n_rows, lane->kv,
-                           memory_value(o, arena, node->input[1]),
-                           memory_value(o, arena, node->input[2]), o->service->head_dim);
-}
-
 /* Colocated: the attention node runs here, on KV rounded exactly as it would have been sent. */
 static void attend_here(struct decode *d, const struct slot *slot, int at) {
     const struct decode_options *o = &d->options;
     const struct node *node = &o->program->graph->node[at];
     const struct arena *arena = &d->memory.arena[slot->rows.slot];
-    struct lane *lane = memory_lane(&d->memory, slot->rows.slot, 0);
-    int layer = node->as.attention.layer;
-    pack(d, slot, node, lane);
-    o->device_ops->append_kv(o->device, &slot->rows, &d->memory.cache, layer, lane->kv);
-    o->device_ops->attend(o->device, &slot->rows, &d->memory.cache, shape_of(d, layer),
-                          ATTEND_WHOLE, memory_value(o, arena, node->input[0]),
-                          memory_value(o, arena, at));
+    o->device_ops->attend(o->device, &slot->rows, &d->memory.cache,
+                          shape_of(d, node->as.attention.layer), ATTEND_WHOLE,
+                          memory_value(o, arena, node->input[0]), memory_value(o, arena, at));
 }
 
 static bool is_message(const struct step *step) {
@@ -70,22 +57,19 @@ static bool is_message(const struct step *step) {
            step->kind == STEP_SCATTER_KV;
 }
 
-/* One step, or a sum and the norm behind it at once. Returns how many. */
-static int compute_step(struct decode *d, struct slot *slot, const struct step *step, int n_left,
+/* One step, or those that are fused with it too. Returns how many. */
+static int compute_step(struct decode *d, struct slot *slot, const struct slice *slice, int at,
                         int64_t *now) {
-    const struct decode_options *o = &d->options;
-    const struct arena *arena = &d->memory.arena[slot->rows.slot];
-    enum op op = o->program->graph->node[step->node].op;
+    const struct step *step = &slice->step[at];
+    enum op op = d->options.program->graph->node[step->node].op;
     if (step->kind == STEP_ATTEND) {
         attend_here(d, slot, step->node);
         *now = clock_span(SPAN_ATTEND, 0, 0, *now);
         return 1;
     }
-    bool paired = n_left > 1 && step[1].kind == STEP_COMPUTE &&
-                  execute_sum_and_norm(o, arena, &slot->rows, step[0].node, step[1].node);
-    if (!paired) execute_node(o, arena, &slot->rows, step->node);
+    int n = execute_steps(&d->options, &d->memory, &slot->rows, slice, at);
     *now = clock_span(op == OP_SAMPLE ? SPAN_SAMPLE : SPAN_COMPUTE, (int)op, 0, *now);
-    return paired ? 2 : 1;
+    return n;
 }
 
 /* Everything from step `first` to the next message, which may be a run. Returns the step behind it.
@@ -102,14 +86,14 @@ static int compute(struct decode *d, struct slot *slot, const struct slice *slic
         return end;
     }
     for (int at = first; at < end;)
-        at += compute_step(d, slot, &slice->step[at], end - at, now);
+        at += compute_step(d, slot, slice, at, now);
     if (is_run) o->device_ops->recorded(o->device);
     return end;
 }
 
 /* A message of `step`: OUT comes, or Q or KV goes. */
-static void exchange(struct decode *d, const struct slot *slot, const struct turn *turn,
-                     const struct slice *slice, const struct step *step, int64_t *now) {
+static void exchange(struct decode *d, const struct turn *turn, const struct slice *slice,
+                     const struct step *step, int64_t *now) {
     const struct decode_options *o = &d->options;
     const struct node *node = &o->program->graph->node[step->node];
     const struct arena *arena = &d->memory.arena[turn->slot];
@@ -136,7 +120,6 @@ static void exchange(struct decode *d, const struct slot *slot, const struct tur
         address.message = MESSAGE_KV;
         address.lane = memory_lane_of(slice, step->node);
         value = memory_lane(&d->memory, turn->slot, address.lane)->kv;
-        pack(d, slot, node, memory_lane(&d->memory, turn->slot, address.lane));
         o->device_ops->seal(o->device, &value);
         n_bytes = o->wire_ops->scatter(o->wire, address, &value);
         *now = clock_message(SPAN_SCATTER_KV, address.lane, -1, (int64_t)n_bytes, *now);
@@ -153,7 +136,7 @@ static void run_slice(struct decode *d, struct slot *slot, const struct turn *tu
     int64_t now = clock_now_ns();
     for (int at = 0; at < slice->n_steps;) {
         if (is_message(&slice->step[at])) {
-            exchange(d, slot, turn, slice, &slice->step[at++], &now);
+            exchange(d, turn, slice, &slice->step[at++], &now);
         } else {
             at = compute(d, slot, slice, at, turn->slice * MOST_STEPS + at, &now);
         }

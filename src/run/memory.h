@@ -43,12 +43,9 @@ int memory_lane_of(const struct slice *slice, int node);
 struct value memory_value(const struct decode_options *options, const struct arena *arena,
                           int node);
 
-/* Compute `node` on the device. */
-void execute_node(const struct decode_options *options, const struct arena *arena,
-                  const struct rows *rows, int node);
-/* Compute two nodes that stand one behind the other in one call, where the second is the norm of
- * the first, a sum; else do nothing and return false. */
-bool execute_sum_and_norm(const struct decode_options *options, const struct arena *arena,
-                          const struct rows *rows, int sum, int norm);
+/* Compute a step of a slice on the device, at once with those that are fused with it. Messages and
+ * attention are decode's. Returns how many steps that were. */
+int execute_steps(const struct decode_options *options, const struct memory *memory,
+                  const struct rows *rows, const struct slice *slice, int step);
 
 #endif
